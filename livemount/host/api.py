@@ -1,0 +1,90 @@
+"""The words of the LM host's REST API: requests, answers, events. `livemount.host.client` speaks it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import Field
+
+from livemount.core.machine import NAME_PATTERN, Firmware, Frozen
+from livemount.driver.api import PseudoDiskStats
+from livemount.guest.api import GuestReport
+from livemount.target.api import Session
+
+
+class PseudoDiskRequest(Frozen):
+    """Body of `PUT /v1/pseudo-disks/{mount}`. The same body again changes nothing; another one is a conflict (409)."""
+
+    source: str
+    password_file: Path | None = None
+    """A file on the LM host."""
+    address: str = Field(pattern=r"^\d{1,3}(\.\d{1,3}){3}$")
+    """Address of the guest's interface: gets the boot script, may log in."""
+    firmware: Firmware
+    prepare: bool = True
+    """Run guest preparation."""
+
+
+class PseudoDisk(Frozen):
+    """Answer of `PUT` and `GET /v1/pseudo-disks/{mount}`. Holds no secret."""
+
+    mount: str = Field(pattern=NAME_PATTERN)
+    request: PseudoDiskRequest
+    portal: str
+    target_iqn: str
+    initiator_iqn: str
+    size: int
+    stats: PseudoDiskStats
+    report: GuestReport | None
+    sessions: list[Session]
+    healthy: bool
+    """All its parts (disk, target, script or login) are there."""
+    problems: list[str]
+
+
+class EventKind(StrEnum):
+    """What happened to a mount on its host."""
+
+    STORES_READY = "stores-ready"
+    GUEST_PREPARED = "guest-prepared"
+    TARGET_READY = "target-ready"
+    SCRIPT_PUBLISHED = "script-published"
+    SCRIPT_FETCHED = "script-fetched"
+    TARGET_LOGGED_IN = "target-logged-in"
+    TARGET_LOGGED_OUT = "target-logged-out"
+    SCRIPT_WITHDRAWN = "script-withdrawn"
+    GUEST_UP = "guest-up"
+    REPAIRED = "repaired"
+
+
+class Event(Frozen):
+    """One thing that happened; `number` counts from 1 within a mount."""
+
+    number: int
+    time: datetime
+    kind: EventKind
+    text: str
+
+
+class Events(Frozen):
+    """Answer of `GET /v1/pseudo-disks/{mount}/events?after=N&wait=SECONDS`: empty when nothing came within `wait`."""
+
+    events: list[Event]
+
+
+class Problem(Frozen):
+    """Every error answer: the message and hint of a `LivemountError`, its exit code, and the HTTP status it fits."""
+
+    message: str
+    hint: str | None = None
+    exit_code: int
+
+
+class Health(Frozen):
+    """Answer of `GET /v1/health` (no token needed)."""
+
+    ok: bool
+    version: str
+    problems: list[str]

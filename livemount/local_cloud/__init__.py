@@ -1,0 +1,1 @@
+"""A cloud on this machine: networks are namespaces and bridges, virtual machines are QEMU processes."""

@@ -1,0 +1,1 @@
+"""The media agent: copies, sources and the repository (restic format)."""

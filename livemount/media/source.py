@@ -1,0 +1,46 @@
+"""What can be mounted: a `Source` is a disk of known size with known holes, readable at any offset from many threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+
+class Extent(NamedTuple):
+    """A range of a source. Bytes of a hole are zero and need no recall."""
+
+    offset: int
+    length: int
+    hole: bool
+
+
+class Source(Protocol):
+    """A readable disk. All numbers are bytes. `read` may be called from many threads at once."""
+
+    @property
+    def size(self) -> int:
+        """Size of the disk, a multiple of 512."""
+
+    @property
+    def identity(self) -> str:
+        """Hex digits that name the content: two sources of equal identity have equal bytes for ever.
+
+        The recall store of a source is keyed by it.
+        """
+
+    @property
+    def chunk_size(self) -> int:
+        """The size and alignment of reads that the source answers without reading more than was asked."""
+
+    def extents(self, offset: int, length: int) -> Iterator[Extent]:
+        """The extents of a range, in order, without gaps, clipped to the range."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`.
+
+        Raises `CorruptError` for data that fails its check, `UnavailableError` for a source that does not answer
+        (a retry may help), `DeniedError` for a wrong key.
+        """
+
+    def close(self) -> None:
+        """Let go of files and connections. Reads after it raise `UnavailableError`."""

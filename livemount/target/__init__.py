@@ -1,0 +1,1 @@
+"""The iSCSI target: exports a pseudo-disk to one initiator, with CHAP and an ACL."""

@@ -1,0 +1,66 @@
+"""What the LM host asks of an iSCSI target. One back end a file: `tgt` (everywhere), later `lio`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import Field
+
+from livemount.core.machine import Frozen
+
+IQN_PREFIX = "iqn.2026-01.internal.livemount"
+LUN = 1
+"""tgt's LUN 0 is its controller; the disk is LUN 1."""
+
+
+def target_iqn(mount: str) -> str:
+    """The IQN of a mount's target."""
+    return f"{IQN_PREFIX}:{mount}"
+
+
+def initiator_iqn(mount: str) -> str:
+    """The IQN that a mount's guest must log in with."""
+    return f"{IQN_PREFIX}:{mount}.guest"
+
+
+class Chap(Frozen):
+    """CHAP credentials of one mount; the secret stays out of `repr`."""
+
+    user: str
+    secret: str = Field(repr=False)
+
+
+class TargetSpec(Frozen):
+    """One target with one disk, for one initiator at one address."""
+
+    mount: str
+    backing_file: Path
+    initiator_address: str
+    chap: Chap
+
+
+class Session(Frozen):
+    """An initiator that is logged in."""
+
+    initiator: str
+    address: str
+
+
+class Target(Protocol):
+    """The iSCSI target of this host. Every call is idempotent."""
+
+    def create(self, spec: TargetSpec) -> None:
+        """Export the file. A target of the mount that differs (or is half made) is made anew."""
+
+    def delete(self, mount: str) -> None:
+        """Close its sessions and take the target away; returns when the backing file is closed."""
+
+    def exists(self, mount: str) -> bool:
+        """Whether the target is there with its LUN online."""
+
+    def sessions(self, mount: str) -> list[Session]:
+        """Who is logged in; empty when there is no such target."""
+
+    def mounts(self) -> list[str]:
+        """The mounts that have a target here."""

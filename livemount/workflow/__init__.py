@@ -1,0 +1,1 @@
+"""The durable workflow of a mount: up, lease, destroy."""
