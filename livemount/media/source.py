@@ -1,4 +1,4 @@
-"""What can be mounted: a `Source` is a disk of known size with known holes, readable at any offset from many threads."""
+"""What can be mounted: a `Source` is a disk of known size and holes, readable at any offset from many threads."""
 
 from __future__ import annotations
 
