@@ -24,6 +24,14 @@ class CommandError(LivemountError):
         self.stderr = stderr
 
 
+def in_namespace(namespace: str) -> list[str]:
+    """The words that start a program in a network namespace.
+
+    Not `ip netns exec`: that makes a mount namespace too, in which later FUSE mounts are not seen.
+    """
+    return ["nsenter", f"--net=/run/netns/{namespace}", "--"]
+
+
 def run(
     *args: str | Path,
     input: str | None = None,
@@ -41,7 +49,7 @@ def run(
     """
     words = [str(a) for a in args]
     if namespace is not None:
-        words = ["ip", "netns", "exec", namespace, *words]
+        words = [*in_namespace(namespace), *words]
     log.debug("run: %s", shlex.join(words))
     try:
         done = subprocess.run(
