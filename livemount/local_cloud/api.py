@@ -22,7 +22,7 @@ class NetworkSpec(Frozen):
     namespace: str = Field(max_length=32)
     cidr: str = "10.77.0.0/24"
     """The network's own address (DHCP, DNS) is the first of it; guests get addresses from the tenth up."""
-    records: dict[str, str] = {}
+    records: dict[str, str] = Field(default_factory=dict)
     """DNS names and the addresses they answer with."""
 
 
