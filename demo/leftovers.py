@@ -86,9 +86,7 @@ def of_environment(paths: EnvironmentPaths) -> dict[str, list[str]]:
     namespaces = [line.split()[0] for line in run("ip", "netns", "list").stdout.splitlines()]
     return {
         "processes": list(_processes(paths.root).values()),
-        "network namespaces": [
-            n for n in namespaces if n.split()[0] in (paths.network_namespace, paths.host_namespace)
-        ],
+        "network namespaces": [name for name in namespaces if name in ours],
         "mounts": _fuse_mounts(paths.root),
         "loop devices": _loop_devices(paths.root),
     }

@@ -69,7 +69,7 @@ class Walk:
     def nothing_left(self, found: Mapping[str, list[str]]) -> None:
         """Show that nothing of each kind is left."""
         for kind, names in found.items():
-            self.fact(kind, "nothing left" if not names else names, not names)
+            self.fact(kind, names or "nothing left", not names)
 
     def end(self) -> None:
         """Say how long it took."""
