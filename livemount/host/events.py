@@ -27,13 +27,11 @@ class EventLog:
             if mount in self._events:
                 return
             file = folder / "events.jsonl"
-            lines = file.read_text().splitlines() if file.exists() else []
-            events = []
-            for line in lines:
-                try:
-                    events.append(Event.model_validate_json(line))
-                except ValueError:
-                    break  # the torn last line of a killed service
+            text = file.read_text() if file.exists() else ""
+            whole = text[: text.rfind("\n") + 1]
+            if whole != text:  # the torn last line of a killed service
+                file.write_text(whole)
+            events = [Event.model_validate_json(line) for line in whole.splitlines()]
             self._events[mount] = events
             self._files[mount] = file
 

@@ -9,12 +9,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from dbos import DBOSClient
+from dbos import error as dbos_error
 
 from livemount.core.errors import ConflictError, NotFoundError, UnavailableError
 from livemount.core.settings import EnvironmentPaths
 from livemount.manager.service import APPLICATION_VERSION, QUEUE, database_url, is_alive
 from livemount.workflow.mount import CONTROL, RECORD, dump
 from livemount.workflow.states import MountOrder, MountRecord, MountState
+
+
+def _taken(mount: str) -> ConflictError:
+    return ConflictError(
+        f"there is a mount {mount} already", hint=f"`livemount unmount {mount}` first, or use another name"
+    )
 
 
 class Manager:
@@ -36,23 +43,25 @@ class Manager:
     def request(self, order: MountOrder) -> None:
         """Ask for a mount. Raises `ConflictError` when its name is taken by one that is not over."""
         known = self.find(order.mount)
-        if known is not None and known.state is not MountState.ENDED:
-            raise ConflictError(
-                f"there is a mount {order.mount} already ({known.state})",
-                hint=f"`livemount unmount {order.mount}` first",
-            )
-        self._enqueue("mount", f"{order.mount}.{self._generation(order.mount)}", dump(order))
+        if known is not None and (known.left or not known.state.final):
+            raise _taken(order.mount)
+        self._enqueue("mount", order.mount, dump(order))
 
-    def _enqueue(self, workflow: str, id: str, data: dict[str, Any]) -> None:
-        self._client.enqueue(
-            {
-                "workflow_name": workflow,
-                "queue_name": QUEUE,
-                "workflow_id": id,
-                "app_version": APPLICATION_VERSION,
-            },
-            data,
-        )
+    def _enqueue(self, workflow: str, mount: str, data: dict[str, Any]) -> None:
+        """Start a workflow of a mount; the database lets only one of a mount run at a time."""
+        try:
+            self._client.enqueue(
+                {
+                    "workflow_name": workflow,
+                    "queue_name": QUEUE,
+                    "workflow_id": f"{mount}.{self._generation(mount)}",
+                    "deduplication_id": mount,
+                    "app_version": APPLICATION_VERSION,
+                },
+                data,
+            )
+        except dbos_error.DBOSQueueDeduplicatedError as error:
+            raise _taken(mount) from error
 
     def _ids(self, prefix: str) -> list[str]:
         """The ids of the mounts' workflows, oldest first."""
@@ -83,20 +92,20 @@ class Manager:
         return found
 
     def records(self, *, ended: bool = False) -> list[MountRecord]:
-        """The mounts, oldest first; `ended`: those that are over as well."""
+        """The mounts, oldest first; `ended`: those that are over (and left nothing) as well."""
         newest: dict[str, MountRecord] = {}
         for id in self._ids(""):
             record = self._record(id)
             if record is not None:
                 newest[record.order.mount] = record
-        return [record for record in newest.values() if ended or record.state is not MountState.ENDED]
+        return [record for record in newest.values() if ended or record.left or not record.state.final]
 
     def stop(self, mount: str, reason: str) -> None:
         """Tell a mount to end; returns at once. One that failed and left something is taken away again."""
         record = self.record(mount)
-        if record.state is MountState.FAILED:
-            self._enqueue("clean", f"{mount}.{self._generation(mount)}", dump(record))
-        elif record.state not in (MountState.ENDING, MountState.ENDED):
+        if record.left:
+            self._enqueue("clean", mount, dump(record))
+        elif not record.state.final and record.state is not MountState.ENDING:
             self._client.send(self._ids(f"{mount}.")[-1], {"kind": "stop", "reason": reason}, CONTROL)
 
     def watch(self, mount: str, period: float = 0.3) -> Iterator[MountRecord]:

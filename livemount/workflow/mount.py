@@ -175,13 +175,14 @@ def _wait_for_end(life: _Life) -> dict[str, Any]:
 
 def _end(life: _Life, reason: str, cause: dict[str, Any]) -> None:
     """Take everything of the mount away. The mount has failed when `cause` holds an error."""
-    life.move(MountState.ENDING, reason)
+    life.move(MountState.ENDING, reason, left=False, error=None, hint=None)
     try:
         _destroy(life.record.order.mount)
     except Exception as error:
         life.move(
             MountState.FAILED,
             "something of it is left",
+            left=True,
             error=f"{cause.get('error') or reason}; and it could not be taken away: {error}",
             hint=f"`livemount unmount {life.record.order.mount}` tries again",
         )

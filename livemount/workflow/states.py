@@ -77,6 +77,8 @@ class MountRecord(Frozen):
     error: str | None = None
     """Why it did not come up, or what could not be taken away."""
     hint: str | None = None
+    left: bool = False
+    """It has failed, and something of it could not be taken away."""
 
     @property
     def state(self) -> MountState:
