@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pulumi
 
-from infra.environment import environment_program
 from infra.api import EnvironmentRequest
+from infra.environment import environment_program
 from livemount.core.settings import Settings
 
 

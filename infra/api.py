@@ -16,8 +16,8 @@ class EnvironmentRequest(Frozen):
     """One environment: its name, where its files are, what it is made of."""
 
     name: str = Field(pattern=NAME_PATTERN)
-    root: Path
-    """HOME/NAME, see `EnvironmentPaths`."""
+    home: Path
+    """The home folder; all of the environment lies in HOME/NAME (`EnvironmentPaths`)."""
     cloud: str = "local"
     cidr: str = "10.77.0.0/24"
     host_address: str = "10.77.0.2"
@@ -31,7 +31,7 @@ class EnvironmentRequest(Frozen):
     @property
     def paths(self) -> EnvironmentPaths:
         """Where its files are."""
-        return EnvironmentPaths(self.name, self.root)
+        return EnvironmentPaths(self.name, self.home / self.name)
 
     @staticmethod
     def of(settings: Settings, name: str | None = None) -> EnvironmentRequest:
@@ -39,7 +39,7 @@ class EnvironmentRequest(Frozen):
         name = name or settings.environment
         return EnvironmentRequest(
             name=name,
-            root=settings.home / name,
+            home=settings.home,
             guest_tools=settings.cache / "guest-tools",
             ipxe=settings.cache / "ipxe",
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pulumi
 
-from infra.clouds import cloud
 from infra.api import EnvironmentRequest
+from infra.clouds import cloud
 from infra.resources import EnvironmentFile
 
 PROJECT = "livemount"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pulumi
 
-from infra.clouds import cloud
 from infra.api import EnvironmentOutputs, MountRequest
+from infra.clouds import cloud
 from infra.resources import PseudoDisk
 
 PROJECT = "livemount-mount"

@@ -19,7 +19,7 @@ class _Resource(pulumi.CustomResource):
 
     def __init__(self, name: str, inputs: Mapping[str, Any], opts: pulumi.ResourceOptions | None) -> None:
         given = {key: value for key, value in inputs.items() if value is not None}
-        outputs = {key: None for key in self._outputs}
+        outputs = dict.fromkeys(self._outputs)
         super().__init__(self._token, name, {**outputs, **given}, opts)
 
     def output(self, name: str) -> pulumi.Output[Any]:

@@ -34,9 +34,7 @@ class Cloud(ABC):
     """One cloud. Stateless."""
 
     @abstractmethod
-    def environment(
-        self, request: EnvironmentRequest, opts: pulumi.ResourceOptions
-    ) -> Mapping[str, pulumi.Input[Any]]:
+    def environment(self, request: EnvironmentRequest, opts: pulumi.ResourceOptions) -> Mapping[str, pulumi.Input[Any]]:
         """Make network, live-mount host and machine image; returns the fields of `EnvironmentOutputs`."""
 
     @abstractmethod

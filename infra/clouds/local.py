@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 
 import pulumi
 
-from infra.clouds.base import Cloud, MountInterface, MountMachine
 from infra.api import EnvironmentOutputs, EnvironmentRequest, MountRequest
+from infra.clouds.base import Cloud, MountInterface, MountMachine
 from infra.resources import HostConfiguration, Interface, MachineImage, Network, VirtualMachine
-from livemount.local_cloud import QemuCloud
 from livemount.local_cloud.api import InterfaceKind
+from livemount.local_cloud.cloud import QemuCloud
 
 NETWORK = "guests"
 HOST = "host"
@@ -22,9 +22,7 @@ HOST = "host"
 class LocalCloud(Cloud):
     """Everything on this machine; the live-mount host is a namespace of its own."""
 
-    def environment(
-        self, request: EnvironmentRequest, opts: pulumi.ResourceOptions
-    ) -> Mapping[str, pulumi.Input[Any]]:
+    def environment(self, request: EnvironmentRequest, opts: pulumi.ResourceOptions) -> Mapping[str, pulumi.Input[Any]]:
         """Network, host's interface, host's services, machine image."""
         paths = request.paths
         network = Network(
@@ -49,7 +47,7 @@ class LocalCloud(Cloud):
         host = HostConfiguration(
             "host",
             environment=request.name,
-            home=paths.host,
+            home=request.home,
             namespace=paths.host_namespace,
             address=interface.output("privateAddress"),
             token_file=paths.api_token,

@@ -1,13 +1,12 @@
 """Client of a live-mount host's REST API, over its unix socket or over HTTPS.
 
-Connecting is tried a few times (a host's service that is being restarted); a request that was sent is never sent again here.
+Connecting is tried a few times (a host's service that is being restarted); a request that was sent is not sent again.
 Not for several threads at once.
 """
 
 from __future__ import annotations
 
 import ssl
-from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -35,9 +34,9 @@ _Model = TypeVar("_Model", bound=BaseModel)
 class HostClient:
     """Talks to one host.
 
-    `endpoint` is `unix:///path/of/api.sock` or `https://host:port`; the token is read from its file for each client, and
-    `ca_file` holds the CA of the host's certificate (`None`: the system's). Raises what the host raised, by its exit code,
-    and `UnavailableError` when it does not answer.
+    `endpoint` is `unix:///path/of/api.sock` or `https://host:port`; the token is read from its file, and `ca_file` holds
+    the CA of the host's certificate (`None`: the system's). Raises what the host raised, by its exit code, and
+    `UnavailableError` when it does not answer.
     """
 
     def __init__(self, endpoint: str, token_file: Path | None = None, ca_file: Path | None = None) -> None:
@@ -96,7 +95,7 @@ class HostClient:
         self._send("DELETE", _path(mount), PREPARE_TIMEOUT)
 
     def events(self, mount: str, after: int = 0, wait: float = 0) -> Events:
-        """What happened to a mount after event number `after`; waits up to `wait` seconds (at most 30) for something."""
+        """What happened to a mount after event number `after`; waits up to `wait` seconds (30 at most) for one."""
         response = self._send("GET", f"{_path(mount)}/events", TIMEOUT, params={"after": after, "wait": wait})
         return self._parse(response, Events)
 
@@ -137,8 +136,9 @@ class HostClient:
         try:
             problem = Problem.model_validate_json(response.content)
         except ValidationError:
-            status = HTTPStatus(response.status_code)
-            return UnavailableError(f"the live-mount host at {self._endpoint} answered {status} {status.phrase}")
+            return UnavailableError(
+                f"the live-mount host at {self._endpoint} answered with HTTP {response.status_code}"
+            )
         return error_of(problem.exit_code, problem.message, problem.hint)
 
     def _parse(self, response: httpx.Response, kind: type[_Model]) -> _Model:

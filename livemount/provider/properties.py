@@ -22,7 +22,7 @@ def to_plain(value: PropertyValue) -> Any:
         return int(inner) if inner.is_integer() else inner
     if isinstance(inner, Mapping):
         return {key: to_plain(item) for key, item in inner.items()}
-    if isinstance(inner, Sequence):
+    if isinstance(inner, tuple):
         return [to_plain(item) for item in inner]
     raise TypeError(type_error.format(kind=type(inner).__name__))
 

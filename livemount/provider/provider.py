@@ -1,7 +1,8 @@
 """The provider: answers the engine's questions about any resource of the registry.
 
-Concurrency: the engine asks about several resources at once; each question runs in a thread of its own. A creation that fails
-takes away what it has made; where that fails too, the engine is told of a half-made resource, which a destroy deletes.
+Concurrency: the engine asks about several resources at once; each question runs in a thread of its own.
+A creation that fails takes away what it has made; where that fails too, the engine is told of a half-made resource,
+which a destroy deletes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pulumi.provider.experimental import provider as api
+from typing_extensions import override
 
 from livemount.core.errors import ConflictError, LivemountError, UnsupportedError
 from livemount.provider.problems import describe
@@ -57,17 +59,20 @@ class LivemountProvider(api.Provider):
         """`find` gives the resource of a token."""
         self._resource = find
 
+    @override
     async def configure(self, request: api.ConfigureRequest) -> api.ConfigureResponse:
         """No secret is taken or given (the engine keeps them away); outputs of a preview are not known."""
         return api.ConfigureResponse(
             accept_secrets=False, supports_preview=False, accept_resources=False, accept_outputs=False
         )
 
+    @override
     async def check(self, request: api.CheckRequest) -> api.CheckResponse:
         """Validate inputs and fill in defaults."""
         values, wrong = self._resource(request.type).check(map_to_plain(request.new_inputs))
         return api.CheckResponse(map_from_plain(values), [api.CheckFailure(name, reason) for name, reason in wrong])
 
+    @override
     async def diff(self, request: api.DiffRequest) -> api.DiffResponse:
         """Compare state and inputs; what cannot change in place is deleted before it is made anew."""
         resource = self._resource(request.type)
@@ -86,12 +91,14 @@ class LivemountProvider(api.Provider):
             detailed_diff=detailed,
         )
 
+    @override
     async def create(self, request: api.CreateRequest) -> api.CreateResponse:
         """Make a resource."""
         resource = self._resource(request.type)
         id, properties = await asyncio.to_thread(create, resource, map_to_plain(request.properties))
         return api.CreateResponse(id, map_from_plain(properties))
 
+    @override
     async def read(self, request: api.ReadRequest) -> api.ReadResponse:
         """Look at a resource; an answer without an id says that it is gone."""
         resource = self._resource(request.type)
@@ -106,6 +113,7 @@ class LivemountProvider(api.Provider):
             request.resource_id, map_from_plain({**inputs.wire(), **outputs}), map_from_plain(inputs.wire())
         )
 
+    @override
     async def update(self, request: api.UpdateRequest) -> api.UpdateResponse:
         """Change a resource in place."""
         resource = self._resource(request.type)
@@ -113,6 +121,7 @@ class LivemountProvider(api.Provider):
         outputs = await asyncio.to_thread(resource.update, inputs)
         return api.UpdateResponse({key: from_plain(value) for key, value in {**inputs.wire(), **outputs}.items()})
 
+    @override
     async def delete(self, request: api.DeleteRequest) -> None:
         """Take a resource away."""
         resource = self._resource(request.type)

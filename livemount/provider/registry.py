@@ -21,7 +21,7 @@ RESOURCES = {
     "livemount:local:Network": "network",
     "livemount:local:VirtualMachine": "virtual_machine",
 }
-"""Pulumi's name of each resource, and its module in `livemount.provider.resources` (the class is the name's last part)."""
+"""Pulumi's name of each resource, and its module in `livemount.provider.resources` (its class: the last part)."""
 
 
 @cache

@@ -1,8 +1,8 @@
 """What a resource of ours is to the provider: how it is checked, made, looked at, changed and taken away.
 
-Crash contract of every resource: its identity follows from its inputs alone (names, never numbers given by someone), `create`
-of what is there already with the same inputs changes nothing, `delete` of what is not there does nothing. So whatever
-a killed engine leaves behind can be found and deleted from the inputs that the state has recorded before the creation began.
+Crash contract of every resource: its identity follows from its inputs alone (names, never numbers given by someone),
+`create` of what is there already with the same inputs changes nothing, `delete` of what is not there does nothing. So
+whatever a killed engine leaves behind can be found and deleted from the inputs that the state had recorded before.
 """
 
 from __future__ import annotations
@@ -95,9 +95,7 @@ class Resource(ABC, Generic[InputsT]):
             return self.inputs.model_validate(values).wire(), []
         except ValidationError as error:
             # In a preview some inputs are not known yet: these cannot be wrong, and keep the others from being filled.
-            wrong = [
-                (name, reason) for name, reason in failures(error) if name not in values or is_known(values[name])
-            ]
+            wrong = [(name, reason) for name, reason in failures(error) if name not in values or is_known(values[name])]
             return values, wrong
 
     def diff(self, state: Values, news: Values) -> Difference:

@@ -1,7 +1,7 @@
 """Serves the provider to an engine, and ends with it.
 
-The engine tells its plug-ins when to end, but a killed engine does not: so this process watches its parent, and a provider never
-outlives its engine. What was under way then is found again from the state's pending operations.
+The engine tells its plug-ins when to end, but a killed engine does not: so this process watches its parent, and a
+provider never outlives its engine. What was under way then is found again from the state's pending operations.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from livemount.provider.problems import describe
 from livemount.provider.provider import HalfMadeError
 
 log = logging.getLogger(__name__)
+
 
 class Servicer(ProviderServicer):
     """Pulumi's servicer with our errors told as one clean message instead of a traceback."""

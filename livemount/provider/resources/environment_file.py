@@ -1,7 +1,7 @@
 """`livemount:index:EnvironmentFile`: what an environment exports, as the JSON file that mounts begin from.
 
-A resource rather than a side effect of some command: the file is there exactly while the environment is up, whether it was
-brought up by `pulumi up` or by `livemount environment up`.
+A resource rather than a side effect of some command: the file is there exactly while the environment is up, whether it
+was brought up by `pulumi up` or by `livemount environment up`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+
+from typing_extensions import override
 
 from livemount.provider.resource import Inputs, Resource, Values
 
@@ -31,10 +33,12 @@ class EnvironmentFile(Resource[EnvironmentFileInputs]):
     inputs = EnvironmentFileInputs
     updatable = frozenset({"values"})
 
+    @override
     def id(self, inputs: EnvironmentFileInputs) -> str:
         """The file's path."""
         return str(inputs.path)
 
+    @override
     def create(self, inputs: EnvironmentFileInputs) -> Values:
         """Write the file, at once."""
         inputs.path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,6 +47,7 @@ class EnvironmentFile(Resource[EnvironmentFileInputs]):
         temporary.replace(inputs.path)
         return {}
 
+    @override
     def read(self, inputs: EnvironmentFileInputs, outputs: Values) -> Values | None:
         """A file that is missing, or was changed by someone, is not the one we wrote."""
         try:
@@ -50,6 +55,7 @@ class EnvironmentFile(Resource[EnvironmentFileInputs]):
         except FileNotFoundError:
             return None
 
+    @override
     def delete(self, inputs: EnvironmentFileInputs, outputs: Values) -> None:
         """Delete the file."""
         inputs.path.unlink(missing_ok=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from livemount.configure import HostSpec, check, configure, remove, roles_digest
+from typing_extensions import override
+
+from livemount.configure.api import HostSpec, check, configure, remove, roles_digest
 from livemount.core.secrets import secret_file
-from livemount.core.settings import HostPaths
 from livemount.provider.resource import Inputs, Resource, Values
 
 
@@ -15,7 +16,7 @@ class HostConfigurationInputs(Inputs):
 
     environment: str
     home: Path
-    """The host's folder (`HostPaths`)."""
+    """The home folder; the host's own is `HOME/ENVIRONMENT/host`."""
     namespace: str | None = None
     address: str
     token_file: Path
@@ -43,29 +44,35 @@ class HostConfiguration(Resource[HostConfigurationInputs]):
     inputs = HostConfigurationInputs
     updatable = frozenset({"address", "tokenFile", "guestTools"})
 
+    @override
     def id(self, inputs: HostConfigurationInputs) -> str:
         """The host's folder."""
-        return str(inputs.home)
+        return str(inputs.spec().host.root)
 
+    @override
     def create(self, inputs: HostConfigurationInputs) -> Values:
         """Run the roles. The API's token is made before, where there is none."""
         secret_file(inputs.token_file)
-        configure(inputs.spec())
+        spec = inputs.spec()
+        configure(spec)
         return {
-            "endpoint": f"unix://{HostPaths(inputs.home).api_socket}",
+            "endpoint": f"unix://{spec.host.api_socket}",
             "rolesDigest": roles_digest(),
             "configured": True,
         }
 
+    @override
     def read(self, inputs: HostConfigurationInputs, outputs: Values) -> Values | None:
         """Whether the host is as configured; `None` before it has been."""
         return {**outputs, "configured": check(inputs.spec())} if outputs else None
 
+    @override
     def delete(self, inputs: HostConfigurationInputs, outputs: Values) -> None:
         """Undo the roles, and delete the token."""
         remove(inputs.spec())
         inputs.token_file.unlink(missing_ok=True)
 
+    @override
     def drifted(self, inputs: HostConfigurationInputs, outputs: Values) -> list[str]:
         """Roles that have changed since, or a host that is no more as they made it."""
         drifted = [] if outputs.get("rolesDigest") == roles_digest() else ["rolesDigest"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from livemount.local_cloud import QemuCloud
+from typing_extensions import override
+
 from livemount.local_cloud.api import Interface as CloudInterface
 from livemount.local_cloud.api import InterfaceKind, InterfaceSpec
+from livemount.local_cloud.cloud import QemuCloud
 from livemount.provider.resource import Inputs, Resource, Values
 
 
@@ -38,19 +40,23 @@ class Interface(Resource[InterfaceInputs]):
     token = "livemount:local:Interface"  # noqa: S105
     inputs = InterfaceInputs
 
+    @override
     def id(self, inputs: InterfaceInputs) -> str:
         """The interface's name."""
         return inputs.name
 
+    @override
     def create(self, inputs: InterfaceInputs) -> Values:
         """Make it."""
         return _outputs(QemuCloud(inputs.cloud_folder).create_interface(inputs.spec()))
 
+    @override
     def read(self, inputs: InterfaceInputs, outputs: Values) -> Values | None:
         """Whether its device is there."""
         interface = QemuCloud(inputs.cloud_folder).read_interface(inputs.name)
         return None if interface is None else _outputs(interface)
 
+    @override
     def delete(self, inputs: InterfaceInputs, outputs: Values) -> None:
         """Take it away."""
         QemuCloud(inputs.cloud_folder).delete_interface(inputs.name)

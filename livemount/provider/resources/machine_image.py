@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from typing_extensions import override
+
 from livemount.boot.api import BOOT_URL
 from livemount.image.api import ImageRequest
 from livemount.image.bake import bake
@@ -30,15 +32,18 @@ class MachineImage(Resource[MachineImageInputs]):
     token = "livemount:index:MachineImage"  # noqa: S105
     inputs = MachineImageInputs
 
+    @override
     def id(self, inputs: MachineImageInputs) -> str:
         """One image for one boot URL in one folder."""
         return f"{inputs.images_folder}:{inputs.boot_url}"
 
+    @override
     def create(self, inputs: MachineImageInputs) -> Values:
         """Bake it, where it is not there."""
         image = bake(inputs.request(), inputs.images_folder, inputs.ipxe_folder)
         return {"digest": image.digest, "path": str(image.path)}
 
+    @override
     def read(self, inputs: MachineImageInputs, outputs: Values) -> Values | None:
         """Whether its file is there, with the bytes that its name promises."""
         if "path" not in outputs:
@@ -50,6 +55,7 @@ class MachineImage(Resource[MachineImageInputs]):
             return None
         return outputs if digest == outputs["digest"] else None
 
+    @override
     def delete(self, inputs: MachineImageInputs, outputs: Values) -> None:
         """Delete its file. One that was baked unseen is left: named by its content, it serves the next bake."""
         if "path" in outputs:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydantic import Field
+from typing_extensions import override
 
-from livemount.local_cloud import QemuCloud
 from livemount.local_cloud.api import NetworkSpec
+from livemount.local_cloud.cloud import QemuCloud
 from livemount.provider.resource import Inputs, Resource, Values
 
 
@@ -31,21 +32,25 @@ class Network(Resource[NetworkInputs]):
     token = "livemount:local:Network"  # noqa: S105
     inputs = NetworkInputs
 
+    @override
     def id(self, inputs: NetworkInputs) -> str:
         """The network's name."""
         return inputs.name
 
+    @override
     def create(self, inputs: NetworkInputs) -> Values:
         """Make it."""
         QemuCloud(inputs.cloud_folder).create_network(inputs.spec())
         return {}
 
+    @override
     def read(self, inputs: NetworkInputs, outputs: Values) -> Values | None:
         """Whether namespace, bridge and DHCP are there."""
         return None if QemuCloud(inputs.cloud_folder).read_network(inputs.name) is None else {}
 
+    @override
     def delete(self, inputs: NetworkInputs, outputs: Values) -> None:
-        """Take it away, with what is recorded of interfaces whose devices are gone (a refresh drops them from the state)."""
+        """Take it away, with the records of interfaces whose devices are gone (a refresh drops them from the state)."""
         cloud = QemuCloud(inputs.cloud_folder)
         for name in cloud.names()["interfaces"]:
             if cloud.read_interface(name) is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from typing_extensions import override
+
 from livemount.core.errors import NotFoundError
 from livemount.core.machine import Firmware
 from livemount.host.api import PseudoDisk as HostDisk
@@ -59,15 +61,18 @@ class PseudoDisk(Resource[PseudoDiskInputs]):
     token = "livemount:index:PseudoDisk"  # noqa: S105
     inputs = PseudoDiskInputs
 
+    @override
     def id(self, inputs: PseudoDiskInputs) -> str:
         """The mount's name."""
         return inputs.mount
 
+    @override
     def create(self, inputs: PseudoDiskInputs) -> Values:
         """Make stores, prepare the guest, export, publish the boot script."""
         with inputs.client() as host:
             return _outputs(host.put_pseudo_disk(inputs.mount, inputs.request()))
 
+    @override
     def read(self, inputs: PseudoDiskInputs, outputs: Values) -> Values | None:
         """Whether the host has it; another mount's request under this name is not ours, so ours is gone."""
         with inputs.client() as host:
@@ -77,11 +82,13 @@ class PseudoDisk(Resource[PseudoDiskInputs]):
                 return None
         return _outputs(disk) if disk.request == inputs.request() else None
 
+    @override
     def delete(self, inputs: PseudoDiskInputs, outputs: Values) -> None:
         """Take target, script and stores away."""
         with inputs.client() as host:
             host.delete_pseudo_disk(inputs.mount)
 
+    @override
     def drifted(self, inputs: PseudoDiskInputs, outputs: Values) -> list[str]:
         """A disk whose target is missing is brought back by asking for it again."""
         return [] if outputs.get("healthy", True) else ["healthy"]

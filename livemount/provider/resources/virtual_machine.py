@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from typing_extensions import override
+
 from livemount.core.machine import Firmware
-from livemount.local_cloud import QemuCloud
 from livemount.local_cloud.api import Machine, MachineSpec
+from livemount.local_cloud.cloud import QemuCloud
 from livemount.provider.resource import Inputs, Resource, Values
 
 
@@ -47,19 +49,23 @@ class VirtualMachine(Resource[VirtualMachineInputs]):
     token = "livemount:local:VirtualMachine"  # noqa: S105
     inputs = VirtualMachineInputs
 
+    @override
     def id(self, inputs: VirtualMachineInputs) -> str:
         """The machine's name."""
         return inputs.name
 
+    @override
     def create(self, inputs: VirtualMachineInputs) -> Values:
         """Start it."""
         return _outputs(QemuCloud(inputs.cloud_folder).create_machine(inputs.spec()))
 
+    @override
     def read(self, inputs: VirtualMachineInputs, outputs: Values) -> Values | None:
         """Whether its process lives and answers."""
         machine = QemuCloud(inputs.cloud_folder).read_machine(inputs.name)
         return None if machine is None else _outputs(machine)
 
+    @override
     def delete(self, inputs: VirtualMachineInputs, outputs: Values) -> None:
         """Power it off and take it away."""
         QemuCloud(inputs.cloud_folder).delete_machine(inputs.name)
