@@ -57,7 +57,11 @@ class LivemountProvider(api.Provider):
 
     def __init__(self, find: Callable[[str], Any_]) -> None:
         """`find` gives the resource of a token."""
-        self._resource = find
+        self._find = find
+
+    def _resource(self, urn: str) -> Any_:
+        # urn:pulumi:STACK::PROJECT::PARENT$TYPE::NAME
+        return self._find(urn.split("::")[2].rpartition("$")[2])
 
     @override
     async def configure(self, request: api.ConfigureRequest) -> api.ConfigureResponse:
@@ -69,13 +73,13 @@ class LivemountProvider(api.Provider):
     @override
     async def check(self, request: api.CheckRequest) -> api.CheckResponse:
         """Validate inputs and fill in defaults."""
-        values, wrong = self._resource(request.type).check(map_to_plain(request.new_inputs))
+        values, wrong = self._resource(request.urn).check(map_to_plain(request.new_inputs))
         return api.CheckResponse(map_from_plain(values), [api.CheckFailure(name, reason) for name, reason in wrong])
 
     @override
     async def diff(self, request: api.DiffRequest) -> api.DiffResponse:
         """Compare state and inputs; what cannot change in place is deleted before it is made anew."""
-        resource = self._resource(request.type)
+        resource = self._resource(request.urn)
         state, news = map_to_plain(request.old_state), map_to_plain(request.new_inputs)
         for name in request.ignore_changes:
             news[name] = state.get(name)
@@ -94,14 +98,14 @@ class LivemountProvider(api.Provider):
     @override
     async def create(self, request: api.CreateRequest) -> api.CreateResponse:
         """Make a resource."""
-        resource = self._resource(request.type)
+        resource = self._resource(request.urn)
         id, properties = await asyncio.to_thread(create, resource, map_to_plain(request.properties))
         return api.CreateResponse(id, map_from_plain(properties))
 
     @override
     async def read(self, request: api.ReadRequest) -> api.ReadResponse:
         """Look at a resource; an answer without an id says that it is gone."""
-        resource = self._resource(request.type)
+        resource = self._resource(request.urn)
         values = map_to_plain(request.properties)
         if not values:
             raise UnsupportedError(f"{request.resource_id!r} cannot be imported", hint="let `pulumi up` make it")
@@ -116,7 +120,7 @@ class LivemountProvider(api.Provider):
     @override
     async def update(self, request: api.UpdateRequest) -> api.UpdateResponse:
         """Change a resource in place."""
-        resource = self._resource(request.type)
+        resource = self._resource(request.urn)
         inputs = resource.parse(map_to_plain(request.news))
         outputs = await asyncio.to_thread(resource.update, inputs)
         return api.UpdateResponse({key: from_plain(value) for key, value in {**inputs.wire(), **outputs}.items()})
@@ -124,6 +128,6 @@ class LivemountProvider(api.Provider):
     @override
     async def delete(self, request: api.DeleteRequest) -> None:
         """Take a resource away."""
-        resource = self._resource(request.type)
+        resource = self._resource(request.urn)
         values = map_to_plain(request.properties)
         await asyncio.to_thread(resource.delete, resource.parse(values), resource.outputs(values))

@@ -94,6 +94,8 @@ class _Reporter:
         if event.diagnostic_event is not None:
             diagnostic = event.diagnostic_event
             text = diagnostic.message.strip()
+            if text.startswith("using pulumi-resource-"):  # our provider on PATH is how it is meant to be found
+                return
             if diagnostic.severity == "error":
                 self.errors.append(text)
             if diagnostic.severity in ("error", "warning") and not diagnostic.ephemeral:

@@ -137,6 +137,7 @@ class Stack:
         """Run the engine's process and hand on its events. Raises what it says."""
         log = self._paths.pulumi / "engine.log"
         with log.open("ab") as errors:
+            begin = errors.tell()
             process = subprocess.Popen(
                 [sys.executable, "-m", "livemount.workflow.engine"],
                 stdin=subprocess.PIPE,
@@ -162,9 +163,10 @@ class Stack:
             error = answer["error"]
             raise error_of(error["exit_code"], error["message"], error["hint"])
         if "result" not in answer:
+            said = log.read_bytes()[begin:].decode(errors="replace").strip()[-1000:]
             raise LivemountError(
-                f"Pulumi ended in the middle of {job.operation} of the stack {self.name}",
-                hint=f"the next command goes on from there; what it said is in {log}",
+                f"Pulumi ended in the middle of {job.operation} of the stack {self.name}: {said or 'it was killed'}",
+                hint="the next command goes on from there",
             )
         session_file.unlink(missing_ok=True)
         return dict(answer["result"] or {})
