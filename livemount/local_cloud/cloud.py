@@ -41,7 +41,7 @@ class QemuCloud:
 
     def create_network(self, spec: NetworkSpec) -> NetworkSpec:
         """Make the namespace, bridge, DHCP and DNS."""
-        network.addresses(spec)
+        network.check(spec)
         with locked(self._lock):
             found = self._networks.read(spec.name)
             if found is not None and found != spec:

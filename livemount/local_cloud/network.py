@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import pwd
+import re
 import time
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -19,7 +20,20 @@ from livemount.local_cloud import namespace, process
 from livemount.local_cloud.api import NetworkSpec
 
 BRIDGE = "br0"
+_DNS_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _START_SECONDS = 20
+
+
+def check(spec: NetworkSpec) -> None:
+    """Raise `UsageError` for a network that cannot be made."""
+    addresses(spec)
+    for name, address in spec.records.items():
+        try:
+            IPv4Address(address)
+        except ValueError:
+            address = ""
+        if not address or not _DNS_NAME.fullmatch(name):
+            raise UsageError(f"network {spec.name}: {name!r} with {spec.records[name]!r} cannot be a DNS record")
 
 
 def addresses(spec: NetworkSpec) -> IPv4Network:
