@@ -111,7 +111,7 @@ def ask_guest(walk: Walk, guest: Console) -> None:
     walk.fact("iSCSI target it runs from", iqn, iqn.endswith(":demo"))
     has = guest.command("dpkg-query -W -f '${Status}' open-iscsi 2>/dev/null || echo not installed", 60).strip()
     walk.fact("open-iscsi in the guest", has, "not installed" in has)
-    guest.command("dd if=/dev/urandom of=/root/written-in-the-mount bs=1M count=8 2>/dev/null && sync")
+    guest.command("dd if=/dev/urandom of=/root/written-in-the-mount bs=1M count=8 2>/dev/null && sync", 60)
     walk.fact("wrote a file", guest.command("sha256sum /root/written-in-the-mount", 60).strip())
 
 

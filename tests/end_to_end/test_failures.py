@@ -13,7 +13,7 @@ import pytest
 
 from livemount.core.run import run
 from livemount.core.settings import HostPaths
-from tests.end_to_end.conftest import Site
+from tests.support.site import Site
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.integration, pytest.mark.timeout(900)]
 

@@ -11,7 +11,7 @@ import pytest
 
 from demo import leftovers
 from livemount.media.repository import Repository
-from tests.end_to_end.conftest import Site
+from tests.support.site import Site
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.integration, pytest.mark.timeout(1500)]
 
