@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -69,24 +71,25 @@ def processes(root: Path) -> list[int]:
     return found
 
 
-@pytest.fixture
-def spec(tmp_path: Path) -> Iterator[HostSpec]:
+@contextmanager
+def new_host(folder: Path) -> Iterator[HostSpec]:
+    """A spec in a namespace of its own; what it has become is taken away at the end."""
     name = f"c{uuid.uuid4().hex[:6]}"
     namespace = f"lm-{name}-host"
     run("ip", "netns", "add", namespace)
-    python = tmp_path / "python"
-    (tmp_path / "stand_in.py").write_text(STAND_IN)
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} {tmp_path}/stand_in.py "$@"\n')
+    python = folder / "python"
+    (folder / "stand_in.py").write_text(STAND_IN)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} {folder}/stand_in.py "$@"\n')
     python.chmod(0o755)
     made = HostSpec(
         environment=name,
-        home=tmp_path,
+        home=folder,
         namespace=namespace,
         address="10.77.0.2",
-        token_file=secret_file(tmp_path / name / "secrets" / "api-token"),
-        guest_tools=tmp_path,
+        token_file=secret_file(folder / name / "secrets" / "api-token"),
+        guest_tools=folder,
         python=python,
-        variables={"STAND_IN_BREAKS": str(tmp_path)},
+        variables={"STAND_IN_BREAKS": str(folder)},
     )
     try:
         yield made
@@ -95,27 +98,41 @@ def spec(tmp_path: Path) -> Iterator[HostSpec]:
         run("ip", "netns", "delete", namespace)
 
 
-def test_services_run_and_a_second_run_changes_nothing(spec: HostSpec) -> None:
-    assert not check(spec)
-    configure(spec)
-    api.wait_ready(spec, 20)
-    before = service_pids(spec)
-    assert set(before) == set(SERVICES)
-    assert api._play(spec, "site.yml") == 0
-    assert service_pids(spec) == before
-    assert (spec.host.root / "run").stat().st_mode & 0o777 == 0o711
-    assert spec.host.mounts.stat().st_mode & 0o777 == 0o700
-    assert "changed=0" in (spec.host.log / "ansible.log").read_text()
+@pytest.fixture
+def spec(tmp_path: Path) -> Iterator[HostSpec]:
+    """A host that is not configured yet."""
+    with new_host(tmp_path) as made:
+        yield made
 
-    network = {name: os.readlink(f"/proc/{pid}/ns/net") for name, pid in before.items()}
-    mounts = {os.readlink(f"/proc/{pid}/ns/mnt") for pid in before.values()}
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostSpec]:
+    """A configured host for all tests that leave it configured."""
+    with new_host(tmp_path_factory.mktemp("host")) as made:
+        assert not check(made)
+        configure(made)
+        yield made
+
+
+def test_services_run_and_a_second_run_changes_nothing(host: HostSpec) -> None:
+    api.wait_ready(host, 20)
+    before = service_pids(host)
+    assert set(before) == set(SERVICES)
+    assert api._play(host, "site.yml") == 0
+    assert service_pids(host) == before
+    assert (host.host.root / "run").stat().st_mode & 0o777 == 0o711
+    assert host.host.mounts.stat().st_mode & 0o777 == 0o700
+    assert "changed=0" in (host.host.log / "ansible.log").read_text()
+
+    network = {name: Path(f"/proc/{pid}/ns/net").readlink() for name, pid in before.items()}
+    mounts = {Path(f"/proc/{pid}/ns/mnt").readlink() for pid in before.values()}
     guests = {network["target"], network["boot"], network["api"]}
     assert len(guests) == 1
-    assert network["driver"] == network["manager"] == os.readlink("/proc/self/ns/net") not in guests
-    assert mounts == {os.readlink("/proc/self/ns/mnt")}  # or FUSE mounts would not be seen
+    assert network["driver"] == network["manager"] == Path("/proc/self/ns/net").readlink() not in guests
+    assert mounts == {Path("/proc/self/ns/mnt").readlink()}  # or FUSE mounts would not be seen
 
     commands = " ".join(Path(f"/proc/{pid}/cmdline").read_text() for pid in before.values())
-    assert spec.token_file.read_text() not in commands
+    assert host.token_file.read_text() not in commands
 
 
 def test_remove_leaves_no_process_and_no_file(spec: HostSpec) -> None:
@@ -136,41 +153,39 @@ def test_remove_leaves_no_process_and_no_file(spec: HostSpec) -> None:
     assert not Path(f"/proc/{supervisor}").exists()
     assert not spec.host.root.exists()
     assert str(spec.home) not in Path("/proc/self/mountinfo").read_text()
-    assert run("losetup", "--list", "--noheadings", device, check=False).stdout == ""
+    assert not run("losetup", "--list", "--noheadings", "--output", "BACK-FILE", device).stdout.strip()
     assert [path.name for path in spec.paths.root.iterdir()] == ["secrets"]
     assert api._play(spec, "remove.yml") == 0
     assert not check(spec)
 
 
-def test_a_killed_service_is_started_again_and_the_driver_leaves_its_workers(spec: HostSpec) -> None:
-    configure(spec)
-    before = service_pids(spec)
+def test_a_killed_service_is_started_again_and_the_driver_leaves_its_workers(host: HostSpec) -> None:
+    before = service_pids(host)
     os.kill(before["target"], signal.SIGKILL)
-    wait_for(lambda: service_pids(spec).get("target", before["target"]) != before["target"])
-    workers = set(processes(spec.host.root)) - set(service_pids(spec).values())
-    restart(spec, "driver")
-    assert service_pids(spec)["driver"] != before["driver"]
-    assert workers <= set(processes(spec.host.root))
+    wait_for(lambda: service_pids(host).get("target", before["target"]) != before["target"])
+    workers = set(processes(host.host.root)) - set(service_pids(host).values())
+    restart(host, "driver")
+    assert service_pids(host)["driver"] != before["driver"]
+    assert workers <= set(processes(host.host.root))
 
 
-def test_a_killed_supervisord_takes_its_services_along_and_is_replaced(spec: HostSpec) -> None:
-    configure(spec)
-    services = service_pids(spec)
-    os.kill(int((spec.host.run / "supervisord.pid").read_text()), signal.SIGKILL)
+def test_a_killed_supervisord_takes_its_services_along_and_is_replaced(host: HostSpec) -> None:
+    services = service_pids(host)
+    os.kill(int((host.host.run / "supervisord.pid").read_text()), signal.SIGKILL)
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in services.values()))
-    assert problems(spec) == [f"the service {name} does not run" for name in SERVICES]
-    configure(spec)
-    api.wait_ready(spec, 20)
-    assert not set(service_pids(spec).values()) & set(services.values())
+    assert problems(host) == [f"the service {name} does not run" for name in SERVICES]
+    configure(host)
+    api.wait_ready(host, 20)
+    assert not set(service_pids(host).values()) & set(services.values())
 
 
-def test_a_changed_definition_restarts_its_services(spec: HostSpec) -> None:
-    configure(spec)
-    before = service_pids(spec)
-    moved = spec.model_copy(update={"address": "10.77.0.3"})
+def test_a_changed_definition_restarts_its_services(host: HostSpec) -> None:
+    before = service_pids(host)
+    moved = host.model_copy(update={"address": "10.77.0.3"})
     configure(moved)
     after = service_pids(moved)
     assert {name for name in SERVICES if before[name] != after[name]} == {"target", "boot", "api"}
+    configure(host)
 
 
 def test_a_service_that_does_not_run_is_named_with_what_it_logged(
@@ -204,27 +219,27 @@ def test_units_for_systemd_are_sound(spec: HostSpec, tmp_path: Path) -> None:
   connection: local
   gather_facts: false
   tasks:
-    - ansible.builtin.include_role: {{name: common, defaults_from: main, tasks_from: service_manager}}
     - ansible.builtin.include_vars: {{file: "{api.ROLES}/roles/{{{{ item }}}}/vars/main.yml"}}
       loop: [pseudo_disk, iscsi_target, boot_server, host_api, manager]
     - ansible.builtin.include_vars: {{file: "{api.ROLES}/roles/common/defaults/main.yml"}}
     - ansible.builtin.template:
         src: "{api.ROLES}/roles/service/templates/unit.service.j2"
         dest: "{units}/{{{{ service.name }}}}.service"
-      loop: "{{{{ [pseudo_disk_service, iscsi_target_service, boot_server_service, host_api_service, manager_service] }}}}"
+      loop: "{{{{ query('vars', *query('varnames', '^[a-z_]+_service$')) }}}}"
       loop_control: {{loop_var: service}}
-  vars:
-    live_mount_environment: local
-    live_mount_home: {tmp_path}
-    live_mount_cache: {tmp_path}
-    live_mount_namespace: lm-local-host
-    live_mount_address: 10.77.0.2
-    live_mount_token_file: {spec.token_file}
-    live_mount_guest_tools: {tmp_path}
-    live_mount_python: {sys.executable}
 """)
+    variables = {
+        "live_mount_environment": "local",
+        "live_mount_home": str(tmp_path),
+        "live_mount_cache": str(tmp_path),
+        "live_mount_namespace": "lm-local-host",
+        "live_mount_address": "10.77.0.2",
+        "live_mount_token_file": str(spec.token_file),
+        "live_mount_guest_tools": str(tmp_path),
+        "live_mount_python": sys.executable,
+    }
     environment = {**os.environ, "ANSIBLE_CONFIG": str(api.ROLES / "ansible.cfg"), "ANSIBLE_HOME": str(tmp_path / "a")}
-    run(Path(sys.executable).with_name("ansible-playbook"), playbook, env=environment)
+    run(Path(sys.executable).with_name("ansible-playbook"), "-e", json.dumps(variables), playbook, env=environment)
     files = sorted(units.iterdir())
     assert [file.stem for file in files] == sorted(SERVICES)
     verdict = subprocess.run(
