@@ -185,6 +185,7 @@ pub fn backup<E: From<Error>>(
 
     let to_read = source.chunks_with_data()?;
     let total = to_read.iter().map(|chunk| source.length(*chunk)).sum();
+    progress(0, total)?;
     let next = AtomicU64::new(0);
     let read = AtomicU64::new(0);
     let found = workers::run(
