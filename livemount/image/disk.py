@@ -1,6 +1,6 @@
 """Lays out the machine image: a 16 MiB raw disk that starts iPXE with its script under BIOS and under UEFI.
 
-Run by Packer (packer/machine-image.json) as `python -m livemount.image.disk`. The bytes depend on the input only:
+Run by Packer (packer/machine-image.pkr.hcl) as `python -m livemount.image.disk`. The bytes depend on the input only:
 GUIDs, serial number and times are fixed, so an equal input has an equal digest.
 
     sector 0       GRUB's boot.img in front of the protective MBR's table

@@ -152,8 +152,6 @@ def _receive(connection: socket.socket, length: int) -> bytes:
     while len(data) < length:
         part = connection.recv(min(length - len(data), 1 << 16))
         if not part:
-            raise ConnectionResetError(
-                "it closed the connection (is this user tgtd's user?)"
-            )
+            raise ConnectionResetError("it closed the connection (is this user tgtd's user?)")
         data += part
     return bytes(data)

@@ -1,7 +1,8 @@
 """Reads what tgtd shows of its targets (`tgtadm --mode target --op show`).
 
-Source of the layout: tgt 1.0.85, usr/target.c and usr/iscsi/session.c. The text is indented by four spaces a level. Initiator names and aliases in it come from the network: a line counts by
-its indentation and key only, and what does not fit is skipped.
+Source of the layout: tgt 1.0.85, usr/target.c and usr/iscsi/session.c. The text is indented by four spaces a level.
+Initiator names and aliases in it come from the network: a line counts by its indentation and key only, and what does
+not fit is skipped.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+
 from livemount.core.run import in_namespace, run
 from livemount.core.secrets import new_secret
 from livemount.core.settings import HostPaths
