@@ -96,22 +96,23 @@ def find_mount(walk: Walk, name: str) -> dict[str, Any]:
 
 def ask_guest(walk: Walk, guest: Console) -> None:
     """Ask the guest who it is and what its root disk is; write into it."""
-    walk.fact("who are you", (name := guest.command("hostname").strip()), name == "web01")
+    walk.fact("who are you", (name := guest.command("hostname", 60).strip()), name == "web01")
     walk.fact(
-        "what are you", guest.command(". /etc/os-release; echo $PRETTY_NAME; uname -r").replace("\n", ", ").strip(", ")
+        "what are you",
+        guest.command(". /etc/os-release; echo $PRETTY_NAME; uname -r").replace("\n", ", ", 60).strip(", "),
     )
-    state = guest.command("systemctl is-system-running || true").strip()
+    state = guest.command("systemctl is-system-running || true", 60).strip()
     walk.fact("systemd says", state, state in ("running", "degraded", "starting"))
-    root = guest.command("findmnt -n -o SOURCE,FSTYPE /").strip()
+    root = guest.command("findmnt -n -o SOURCE,FSTYPE /", 60).strip()
     walk.fact("root file system", root)
-    disk = guest.command("readlink -f /sys/class/block/$(basename $(findmnt -n -o SOURCE /))").strip()
+    disk = guest.command("readlink -f /sys/class/block/$(basename $(findmnt -n -o SOURCE /))", 60).strip()
     walk.fact("root disk's path in the kernel", disk, "/session" in disk)
-    iqn = guest.command("cat /sys/class/iscsi_session/*/targetname | tail -n 1").strip()
+    iqn = guest.command("cat /sys/class/iscsi_session/*/targetname | tail -n 1", 60).strip()
     walk.fact("iSCSI target it runs from", iqn, iqn.endswith(":demo"))
-    has = guest.command("dpkg-query -W -f '${Status}' open-iscsi 2>/dev/null || echo not installed").strip()
+    has = guest.command("dpkg-query -W -f '${Status}' open-iscsi 2>/dev/null || echo not installed", 60).strip()
     walk.fact("open-iscsi in the guest", has, "not installed" in has)
-    guest.command("dd if=/dev/urandom of=/root/written-in-the-mount bs=1M count=8 2>/dev/null && sync")
-    walk.fact("wrote a file", guest.command("sha256sum /root/written-in-the-mount").strip())
+    guest.command("dd if=/dev/urandom of=/root/written-in-the-mount bs=1M count=8 2>/dev/null && sync", 60)
+    walk.fact("wrote a file", guest.command("sha256sum /root/written-in-the-mount", 60).strip())
 
 
 def show_stores(walk: Walk, mount: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ def show(output: Output = OutputFormat.TABLE) -> None:
     """Show what the environment consists of and where."""
     outputs = Environment(Settings()).outputs()
     if output is OutputFormat.JSON:
-        print_json(environment=outputs)
+        print_json(environment=outputs.model_dump(mode="json"))
         return
-    for key, value in sorted(outputs.items()):
+    for key, value in outputs.model_dump(mode="json").items():
         stdout.print(f"{key}: {value}", highlight=False)

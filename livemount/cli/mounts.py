@@ -55,8 +55,7 @@ def mount(
     settings = Settings()
     lease = parse_duration(ttl)
     limit = parse_duration(boot_timeout)
-    paths = settings.paths()
-    Environment(settings).outputs()
+    environment = Environment(settings).outputs()
     found = open_repository(settings).find(copy)
     order = MountOrder(
         mount=_mount_name(found.name, name),
@@ -66,7 +65,7 @@ def mount(
         boot_timeout=limit.total_seconds(),
         prepare=prepare,
     )
-    manager = Manager(paths)
+    manager = Manager(settings.paths())
     try:
         manager.request(order)
         stderr.print(
@@ -76,7 +75,7 @@ def mount(
             stdout.print(order.mount, highlight=False)
             return
         began = datetime.now(UTC)
-        for step in follow(manager, paths, order.mount):
+        for step in follow(manager, environment, order.mount):
             since = (step.time - began).total_seconds()
             stderr.print(f"  [cyan]{max(0.0, since):6.1f} s[/]  {step.text}", highlight=False)
         record = manager.record(order.mount)

@@ -10,6 +10,7 @@ import logging
 import os
 import pwd
 import subprocess
+import tempfile
 from pathlib import Path
 
 from livemount.local_cloud.network import system_user
@@ -53,17 +54,18 @@ def accelerator() -> str:
 
 def _runs(name: str) -> bool:
     """Whether a boot sector runs to its end under this accelerator."""
-    disk = os.memfd_create("probe")
+    with tempfile.TemporaryFile() as file:
+        file.write(_BOOT_SECTOR.ljust(_DISK_SIZE, b"\0"))
+        file.flush()
+        disk = os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDONLY)
     try:
-        os.write(disk, _BOOT_SECTOR)
-        os.truncate(disk, _DISK_SIZE)
         words = [
             *as_machine_user(),
             *(QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35"),
             *("-accel", name, "-cpu", "max"),
             *("-device", "isa-debug-exit,iobase=0x501,iosize=1"),
             *("-add-fd", f"fd={disk},set=1"),
-            *("-drive", "if=virtio,format=raw,file=/dev/fdset/1"),
+            *("-drive", "if=virtio,format=raw,file=/dev/fdset/1,snapshot=on"),
         ]
         done = subprocess.run(
             words,

@@ -16,7 +16,8 @@ from livemount.local_cloud import interface as interfaces
 from livemount.local_cloud import machine as machines
 from livemount.local_cloud import namespace, network, process
 from livemount.local_cloud.api import Interface, InterfaceSpec, Machine, MachineSpec, NetworkSpec
-from livemount.local_cloud.records import Records, locked
+from livemount.local_cloud.locks import locked
+from livemount.local_cloud.records import Records
 from livemount.local_cloud.survey import Found, survey
 
 POWER_DOWN_SECONDS = 20.0
@@ -41,7 +42,7 @@ class QemuCloud:
 
     def create_network(self, spec: NetworkSpec) -> NetworkSpec:
         """Make the namespace, bridge, DHCP and DNS."""
-        network.addresses(spec)
+        network.check(spec)
         with locked(self._lock):
             found = self._networks.read(spec.name)
             if found is not None and found != spec:

@@ -12,9 +12,9 @@ from collections.abc import Collection
 from ipaddress import AddressValueError, IPv4Address
 
 from livemount.core.errors import ConflictError, NoSpaceError, UsageError
-from livemount.core.run import run
 from livemount.local_cloud import namespace, network
 from livemount.local_cloud.api import Interface, InterfaceKind, InterfaceSpec, NetworkSpec
+from livemount.local_cloud.locks import step
 
 HOST_DEVICE = "eth0"
 """The device in a host's namespace."""
@@ -59,17 +59,17 @@ def make(interface: Interface, on: NetworkSpec, mark: str) -> None:
     spec = interface.spec
     if interface.device not in namespace.devices(on.namespace):
         if spec.namespace is None:
-            run("ip", "-n", on.namespace, "tuntap", "add", "dev", interface.device, "mode", "tap", "vnet_hdr")
+            step("ip", "-n", on.namespace, "tuntap", "add", "dev", interface.device, "mode", "tap", "vnet_hdr")
         else:
             namespace.add(spec.namespace)
             peer = ["peer", "name", HOST_DEVICE, "address", interface.mac, "netns", spec.namespace]
-            run("ip", "-n", on.namespace, "link", "add", interface.device, "type", "veth", *peer)
+            step("ip", "-n", on.namespace, "link", "add", interface.device, "type", "veth", *peer)
     if spec.namespace is not None:
         inside = ["ip", "-n", spec.namespace]
-        run(*inside, "link", "set", HOST_DEVICE, "alias", mark, "up")
+        step(*inside, "link", "set", HOST_DEVICE, "alias", mark, "up")
         address = f"{interface.address}/{network.addresses(on).prefixlen}"
-        run(*inside, "address", "replace", address, "dev", HOST_DEVICE)
-    run("ip", "-n", on.namespace, "link", "set", interface.device, "master", network.BRIDGE, "alias", mark, "up")
+        step(*inside, "address", "replace", address, "dev", HOST_DEVICE)
+    step("ip", "-n", on.namespace, "link", "set", interface.device, "master", network.BRIDGE, "alias", mark, "up")
 
 
 def is_there(interface: Interface, on: NetworkSpec) -> bool:
@@ -87,7 +87,7 @@ def is_there(interface: Interface, on: NetworkSpec) -> bool:
 def remove(interface: Interface, on: NetworkSpec) -> None:
     """Take away what is there of the interface, and a host's namespace."""
     if interface.device in namespace.devices(on.namespace):
-        run("ip", "-n", on.namespace, "link", "delete", interface.device)
+        step("ip", "-n", on.namespace, "link", "delete", interface.device)
     if interface.spec.namespace is not None:
         namespace.delete(interface.spec.namespace)
 

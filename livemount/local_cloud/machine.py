@@ -110,10 +110,12 @@ def start(spec: MachineSpec, folder: Path, device: Interface, on: NetworkSpec) -
             if not (code.exists() and template.exists()):
                 raise NotFoundError(f"UEFI firmware is missing in {_FIRMWARE}", hint="install the package ovmf")
             shutil.copyfile(template, folder / "variables.fd")
-            variables = keep(os.open(folder / "variables.fd", os.O_RDWR))
-            descriptors.append(variables)
+            # QEMU opens a disk to read first, and to write once a device wants to: it takes the one that fits.
+            variables = [keep(os.open(folder / "variables.fd", mode)) for mode in (os.O_RDONLY, os.O_RDWR)]
+            descriptors += variables
             words += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}"]
-            words += ["-add-fd", f"fd={variables},set=3"]
+            for descriptor in variables:
+                words += ["-add-fd", f"fd={descriptor},set=3"]
             words += ["-drive", "if=pflash,unit=1,format=raw,file=/dev/fdset/3"]
         said = folder / "qemu.log"
         process.start(words, said, namespace=on.namespace, keep=descriptors)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from livemount.core.errors import LivemountError
-from livemount.core.run import run
+from livemount.local_cloud.locks import step
 
 FOLDER = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
@@ -37,17 +37,17 @@ def add(namespace: str) -> None:
     """Make a namespace, with its loopback device up and without forwarding between its interfaces."""
     if not exists(namespace):
         (FOLDER / namespace).unlink(missing_ok=True)
-        run("ip", "netns", "add", namespace)
-    run("ip", "-n", namespace, "link", "set", "lo", "up")
+        step("ip", "netns", "add", namespace)
+    step("ip", "-n", namespace, "link", "set", "lo", "up")
     # A new namespace may inherit the machine's setting.
-    if run("sysctl", "-n", "net.ipv4.ip_forward", namespace=namespace).stdout.strip() != "0":
-        run("sysctl", "-q", "-w", "net.ipv4.ip_forward=0", namespace=namespace)
+    if step("sysctl", "-n", "net.ipv4.ip_forward", namespace=namespace).stdout.strip() != "0":
+        step("sysctl", "-q", "-w", "net.ipv4.ip_forward=0", namespace=namespace)
 
 
 def delete(namespace: str) -> None:
     """Remove a namespace, if it is there. Its devices go with it once no process is in it."""
     if exists(namespace):
-        run("ip", "netns", "delete", namespace)
+        step("ip", "netns", "delete", namespace)
     (FOLDER / namespace).unlink(missing_ok=True)
 
 
@@ -58,7 +58,7 @@ def names() -> list[str]:
 
 def devices(namespace: str) -> dict[str, dict[str, Any]]:
     """The network devices in a namespace by name, as `ip -json -details address` shows them; empty without one."""
-    shown = run("ip", "-n", namespace, "-json", "-details", "address", check=False)
+    shown = step("ip", "-n", namespace, "-json", "-details", "address", check=False)
     if shown.returncode != 0:
         return {}
     return {device["ifname"]: device for device in json.loads(shown.stdout or "[]")}

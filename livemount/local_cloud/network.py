@@ -9,17 +9,31 @@ from __future__ import annotations
 
 import hashlib
 import pwd
+import re
 import time
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from livemount.core.errors import LivemountError, UsageError
-from livemount.core.run import run
 from livemount.local_cloud import namespace, process
 from livemount.local_cloud.api import NetworkSpec
+from livemount.local_cloud.locks import step
 
 BRIDGE = "br0"
+_DNS_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _START_SECONDS = 20
+
+
+def check(spec: NetworkSpec) -> None:
+    """Raise `UsageError` for a network that cannot be made."""
+    addresses(spec)
+    for name, address in spec.records.items():
+        try:
+            IPv4Address(address)
+        except ValueError:
+            address = ""
+        if not address or not _DNS_NAME.fullmatch(name):
+            raise UsageError(f"network {spec.name}: {name!r} with {spec.records[name]!r} cannot be a DNS record")
 
 
 def addresses(spec: NetworkSpec) -> IPv4Network:
@@ -87,10 +101,10 @@ def make(spec: NetworkSpec, folder: Path, mark: str) -> None:
     """Make what is missing of the network. `folder` is for dnsmasq's files; `mark` is set as the bridge's alias."""
     namespace.add(spec.namespace)
     if BRIDGE not in namespace.devices(spec.namespace):
-        run("ip", "-n", spec.namespace, "link", "add", BRIDGE, "type", "bridge")
-    run("ip", "-n", spec.namespace, "link", "set", BRIDGE, "alias", mark, "up")
+        step("ip", "-n", spec.namespace, "link", "add", BRIDGE, "type", "bridge")
+    step("ip", "-n", spec.namespace, "link", "set", BRIDGE, "alias", mark, "up")
     address = f"{gateway(spec)}/{addresses(spec).prefixlen}"
-    run("ip", "-n", spec.namespace, "address", "replace", address, "dev", BRIDGE)
+    step("ip", "-n", spec.namespace, "address", "replace", address, "dev", BRIDGE)
     if not _is_served(spec, folder):
         _serve(spec, folder)
 

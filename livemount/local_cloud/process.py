@@ -20,6 +20,7 @@ from livemount.core.errors import LivemountError
 Test = Callable[[int], bool]
 """Whether the process of this pid is meant."""
 
+_EXEC_MILLISECONDS = 500
 FILE_LIMIT = 256 << 20
 """Bytes that any one file of such a process may reach: a guest decides how much is logged."""
 
@@ -47,11 +48,17 @@ def start(words: Sequence[str], log: Path, *, namespace: str | None, keep: Seque
 
 
 def command_line(pid: int) -> list[str]:
-    """The words of a process's command line; none for one that has ended, waited for or not."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
+    """The words of a process's command line; none for one that has ended, waited for or not, and for the kernel's."""
+    for _ in range(_EXEC_MILLISECONDS):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+            # In the middle of an exec there is a program already, but not yet its command line.
+            if words or not Path(f"/proc/{pid}/exe").readlink():
+                return words
+        except OSError:
+            return []
+        time.sleep(0.001)
+    return []
 
 
 def describe(pid: int) -> str:

@@ -2,15 +2,12 @@
 
 A record is written before the thing it names is made, and removed after the thing is gone: so whatever exists has a
 record, and a caller that died in between leaves a record whose thing is looked for, not believed. Files are replaced
-atomically. Locks are `flock`s of files: several processes and threads may call at once, and a dead caller holds none.
+atomically.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -76,25 +73,3 @@ class Records(Generic[R]):
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock named by `path`; the file is gone afterwards.
-
-    The descriptor is closed on exec, not on fork: when the caller is killed while it starts a program, the lock is
-    held until that program has its own command line and can be found by it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # The holder before us has unlinked the file: what we locked is no longer what others open.
-        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-            break
-        os.close(descriptor)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)

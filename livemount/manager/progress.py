@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 
-from livemount.core.errors import LivemountError, NotFoundError
+from infra.api import EnvironmentOutputs
+from livemount.core.errors import UnavailableError
 from livemount.core.machine import Frozen
-from livemount.core.settings import EnvironmentPaths
+from livemount.host.api import PseudoDisk
 from livemount.manager.client import Manager
 from livemount.manager.environment import host_client
-from livemount.workflow.states import MountRecord, MountState
+from livemount.workflow.states import MountState
 
 
 class Step(Frozen):
@@ -20,40 +21,29 @@ class Step(Frozen):
     text: str
 
 
-def follow(manager: Manager, paths: EnvironmentPaths, mount: str) -> Iterator[Step]:
+def follow(manager: Manager, environment: EnvironmentOutputs, mount: str) -> Iterator[Step]:
     """What happens to a mount, as it happens; ends when the mount is running, ending or over."""
-    host = host_client(paths)
     transitions = events = 0
-    try:
+    with host_client(environment) as host:
         for record in manager.watch(mount):
-            steps = _transitions(record, transitions)
+            steps = [Step(time=t.time, text=f"{t.state}: {t.reason}") for t in record.history[transitions:]]
             transitions = len(record.history)
-            # Events end with the mount on its host: what was not seen by then is in the record's reason.
             try:
-                new = host.events(mount, after=events)
-            except NotFoundError:
+                new = host.events(mount, after=events).events
+            except UnavailableError as error:
                 new = []
-            except LivemountError as error:
-                new = []
-                steps.append(Step(time=record.history[-1].time, text=f"the live-mount host does not answer: {error}"))
+                steps.append(Step(time=datetime.now(UTC), text=str(error)))
             events += len(new)
             steps += [Step(time=event.time, text=event.text) for event in new]
             yield from sorted(steps, key=lambda step: step.time)
-            if record.state.final or record.state is MountState.RUNNING:
-                if record.state is MountState.RUNNING:
-                    yield from _recalled(host.get(mount).stats.recalled_bytes, record)
+            if record.state is MountState.RUNNING:
+                yield _recalled(host.get_pseudo_disk(mount))
                 return
-    finally:
-        host.close()
+            if record.state.final:
+                return
 
 
-def _transitions(record: MountRecord, seen: int) -> list[Step]:
-    return [Step(time=t.time, text=f"{t.state}: {t.reason}") for t in record.history[seen:]]
-
-
-def _recalled(count: int, record: MountRecord) -> Iterator[Step]:
-    size = record.order.copy_.size
-    yield Step(
-        time=record.history[-1].time,
-        text=f"recalled {count / 2**20:.1f} MiB of {size / 2**20:.0f} MiB ({count / size:.1%}) until now",
-    )
+def _recalled(disk: PseudoDisk) -> Step:
+    count = disk.stats.recalled_bytes
+    text = f"recalled {count / 2**20:.1f} MiB of {disk.size / 2**20:.0f} MiB ({count / disk.size:.1%}) until now"
+    return Step(time=datetime.now(UTC), text=text)

@@ -40,8 +40,8 @@ class Stacks(Protocol):
     def is_up(self, order: MountOrder) -> bool:
         """Whether the guest has said that it is up."""
 
-    def console_tail(self, mount: str) -> str:
-        """The last lines of the guest's console, or an empty text when there is none."""
+    def console_tail(self, outputs: dict[str, Any]) -> str:
+        """The last lines of the guest's console (`outputs` are the stack's), or an empty text."""
 
 
 _stacks: Stacks | None = None
@@ -86,8 +86,8 @@ def _is_up(order: dict[str, Any]) -> dict[str, Any]:
 
 
 @DBOS.step()
-def _console_tail(mount: str) -> str:
-    return str(_attempt(lambda: _get().console_tail(mount)).get("result", ""))
+def _console_tail(outputs: dict[str, Any]) -> str:
+    return str(_attempt(lambda: _get().console_tail(outputs)).get("result", ""))
 
 
 @DBOS.step(retries_allowed=True, max_attempts=5, interval_seconds=2.0, backoff_rate=2.0)
@@ -153,7 +153,7 @@ def _wait_for_guest(life: _Life) -> dict[str, Any] | None:
             return {"reason": "the mount broke while the guest was booting", **look}
         waited = (datetime.fromisoformat(_now()) - began).total_seconds()
         if waited > order.boot_timeout:
-            tail = _console_tail(order.mount)
+            tail = _console_tail(life.record.outputs)
             return {
                 "reason": "the guest did not come up",
                 "error": f"the guest did not reach multi-user within {order.boot_timeout:.0f} s; "
