@@ -1,0 +1,101 @@
+"""Types of the Rust extension (native/)."""
+
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+
+class PseudoDisk:
+    """A disk over its private store and a recall store; `read` to `flush` do what requests of the kernel do.
+
+    I/O errors are `OSError`; opening damaged stores raises `CorruptError`.
+    """
+
+    def __new__(
+        cls,
+        private: PathLike[str],
+        recall_store: PathLike[str],
+        size: int,
+        chunk_size: int,
+        recall: Callable[[int, int], bytes],
+        recall_threads: int,
+    ) -> PseudoDisk:
+        """Open the stores, making the private one when it is not there.
+
+        `recall(offset, length)` is called from several threads for one chunk each and raises `OSError` on failure.
+        """
+
+    def read(self, offset: int, length: int) -> bytes: ...
+    def write(self, offset: int, data: bytes) -> None: ...
+    def zero(self, offset: int, length: int) -> None: ...
+    def flush(self) -> None:
+        """Make every write that returned before the call durable."""
+
+    def serve(self, descriptor: int, threads: int) -> None:
+        """Answer requests of a mounted /dev/fuse descriptor from `threads` threads, starting with unanswered ones."""
+
+    def wait(self) -> None:
+        """Return when the mount is gone."""
+
+    def close(self) -> None:
+        """Flush; end recalls."""
+
+def mount_fuse(descriptor: int, target: Path) -> None:
+    """Mount the FUSE connection of an open /dev/fuse on a folder."""
+
+def unmount(target: Path, force: bool) -> None:
+    """Unmount; with `force` also what is in use, whose users get errors from then on."""
+
+def set_io_flusher() -> None:
+    """Keep this process's memory allocations from waiting for I/O it serves itself. Needs CAP_SYS_RESOURCE."""
+class Snapshot:
+    @property
+    def id(self) -> str: ...
+    @property
+    def time(self) -> int: ...
+    @property
+    def hostname(self) -> str: ...
+    @property
+    def tags(self) -> list[str]: ...
+    @property
+    def paths(self) -> list[str]: ...
+    @property
+    def description(self) -> str | None: ...
+
+class BackupResult:
+    @property
+    def id(self) -> str: ...
+    @property
+    def time(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def stored(self) -> int: ...
+    @property
+    def added(self) -> int: ...
+
+class Repository:
+    @staticmethod
+    def init(path: Path, password: str) -> Repository: ...
+    @staticmethod
+    def open(path: Path, password: str) -> Repository: ...
+    def snapshots(self) -> tuple[list[Snapshot], list[str]]: ...
+    def backup(
+        self, image: Path, name: str, description: bytes, progress: Callable[[int, int], object]
+    ) -> BackupResult: ...
+    def disk(self, snapshot: str, file: Path) -> Disk: ...
+    def read_file(self, snapshot: str, file: Path, limit: int) -> bytes: ...
+    def check(self, read_data: bool) -> list[tuple[bool, str]]: ...
+
+class Disk:
+    @property
+    def size(self) -> int: ...
+    @property
+    def identity(self) -> str: ...
+    @property
+    def chunk_size(self) -> int: ...
+    @property
+    def stored(self) -> int: ...
+    def read(self, offset: int, length: int) -> bytes: ...
+    def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]: ...
+    def digest(self) -> str: ...
+    def close(self) -> None: ...
