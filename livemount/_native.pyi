@@ -1,6 +1,52 @@
+"""Types of the Rust extension (native/)."""
+
 from collections.abc import Callable
+from os import PathLike
 from pathlib import Path
 
+class PseudoDisk:
+    """A disk over its private store and a recall store; `read` to `flush` do what requests of the kernel do.
+
+    I/O errors are `OSError`; opening damaged stores raises `CorruptError`.
+    """
+
+    def __new__(
+        cls,
+        private: PathLike[str],
+        recall_store: PathLike[str],
+        size: int,
+        chunk_size: int,
+        recall: Callable[[int, int], bytes],
+        recall_threads: int,
+    ) -> PseudoDisk:
+        """Open the stores, making the private one when it is not there.
+
+        `recall(offset, length)` is called from several threads for one chunk each and raises `OSError` on failure.
+        """
+
+    def read(self, offset: int, length: int) -> bytes: ...
+    def write(self, offset: int, data: bytes) -> None: ...
+    def zero(self, offset: int, length: int) -> None: ...
+    def flush(self) -> None:
+        """Make every write that returned before the call durable."""
+
+    def serve(self, descriptor: int, threads: int) -> None:
+        """Answer requests of a mounted /dev/fuse descriptor from `threads` threads, starting with unanswered ones."""
+
+    def wait(self) -> None:
+        """Return when the mount is gone."""
+
+    def close(self) -> None:
+        """Flush; end recalls."""
+
+def mount_fuse(descriptor: int, target: Path) -> None:
+    """Mount the FUSE connection of an open /dev/fuse on a folder."""
+
+def unmount(target: Path, force: bool) -> None:
+    """Unmount; with `force` also what is in use, whose users get errors from then on."""
+
+def set_io_flusher() -> None:
+    """Keep this process's memory allocations from waiting for I/O it serves itself. Needs CAP_SYS_RESOURCE."""
 class Snapshot:
     @property
     def id(self) -> str: ...

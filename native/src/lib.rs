@@ -4,7 +4,6 @@ use pyo3::prelude::*;
 
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    #[cfg(feature = "repository")]
-    livemount_repository::register(module)?;
-    Ok(())
+    livemount_pseudo_disk::register(module)?;
+    livemount_repository::register(module)
 }

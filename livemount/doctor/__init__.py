@@ -1,0 +1,1 @@
+"""Says what a machine lacks to run live mounts, and how to get it."""

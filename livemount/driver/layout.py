@@ -1,0 +1,120 @@
+"""The files of one pseudo-disk, and its counters.
+
+`FOLDER/disk/disk` is the disk (mount point and its one file); everything else of it lies in `FOLDER/private`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from pathlib import Path
+
+COUNTERS_SIZE = 4096
+
+
+class Counter(IntEnum):
+    """Places in the counters file (u64 each); `native/pseudo-disk/src/counters.rs` has the same."""
+
+    READS = 0
+    WRITES = 1
+    READ_ERRORS = 2
+    RECALLED_BYTES = 3
+    PRIVATE_BYTES = 4
+    WRITE_ERRORS = 5
+    WORKER_RESTARTS = 6
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a disk must know of its source, so that it can run while the source is away. Sizes in bytes."""
+
+    identity: str
+    size: int
+    chunk_size: int
+
+
+@dataclass(frozen=True)
+class DiskFiles:
+    """The paths below a pseudo-disk's folder."""
+
+    folder: Path
+
+    @property
+    def mount_point(self) -> Path:
+        """Where the disk's file system is mounted."""
+        return self.folder / "disk"
+
+    @property
+    def disk(self) -> Path:
+        """The file that is the disk."""
+        return self.mount_point / "disk"
+
+    @property
+    def private(self) -> Path:
+        """The private store, and the worker's own files."""
+        return self.folder / "private"
+
+    @property
+    def control(self) -> Path:
+        """The worker's socket."""
+        return self.private / "control.sock"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the worker that has the private store open."""
+        return self.private / "lock"
+
+    @property
+    def log(self) -> Path:
+        """What the workers of this disk had to say."""
+        return self.private / "worker.log"
+
+    @property
+    def counters(self) -> Path:
+        """Mapped by the worker, read by the supervisor."""
+        return self.private / "counters"
+
+    def facts(self) -> Facts | None:
+        """The facts of the source this private store belongs to; none when there is no store yet."""
+        try:
+            return Facts(**json.loads((self.private / "source.json").read_text()))
+        except FileNotFoundError:
+            return None
+
+    def write_facts(self, facts: Facts) -> None:
+        """Bind the private store to its source."""
+        replace_file(self.private / "source.json", json.dumps(asdict(facts)).encode())
+
+    def read_counters(self) -> dict[Counter, int]:
+        """The counters as they are now."""
+        try:
+            content = self.counters.read_bytes()
+        except FileNotFoundError:
+            content = b""
+        content = content.ljust(8 * len(Counter), b"\0")
+        return dict(zip(Counter, struct.unpack_from(f"<{len(Counter)}Q", content), strict=True))
+
+    def count_restart(self) -> None:
+        """Note that a worker had to be replaced. Only the supervisor does, so nothing is lost between."""
+        count = self.read_counters()[Counter.WORKER_RESTARTS] + 1
+        with self.counters.open("r+b") as file:
+            file.seek(8 * Counter.WORKER_RESTARTS)
+            file.write(struct.pack("<Q", count))
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Replace a file durably and at once."""
+    fresh = path.with_name(path.name + ".new")
+    with fresh.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

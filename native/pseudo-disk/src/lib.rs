@@ -1,0 +1,125 @@
+//! The pseudo-disk: stores, their maps and the /dev/fuse loop that answers hits without Python.
+
+mod counters;
+mod disk;
+mod error;
+mod fuse;
+mod journal;
+mod map;
+mod mapping;
+mod mount;
+mod private;
+mod recall;
+mod requests;
+
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+
+use parking_lot::Mutex;
+use pyo3::exceptions::PyOSError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::disk::{Disk, Fault, REGION};
+use crate::requests::{Operation, Outcome, Requests};
+
+/// A disk over its stores; see `livemount/_native.pyi`.
+#[pyclass(frozen)]
+struct PseudoDisk {
+    requests: Arc<Requests>,
+    session: Mutex<Option<fuse::Session>>,
+}
+
+fn os_error(errno: i32) -> PyErr {
+    PyOSError::new_err((errno, std::io::Error::from_raw_os_error(errno).to_string()))
+}
+
+impl PseudoDisk {
+    /// Runs an operation as a request from the kernel would, and waits for it.
+    fn request(&self, py: Python<'_>, operation: Operation) -> PyResult<Vec<u8>> {
+        let requests = &self.requests;
+        let outcome: Outcome = py.detach(|| match requests.run(&operation, &[]) {
+            Ok(data) => Ok(data),
+            Err(Fault::Errno(errno)) => Err(errno),
+            Err(Fault::Missing(missing)) => {
+                let (sender, receiver) = sync_channel(1);
+                requests.submit(operation, &missing, move |outcome| drop(sender.send(outcome)));
+                receiver.recv().unwrap_or(Err(libc::EIO))
+            }
+        });
+        outcome.map_err(os_error)
+    }
+}
+
+#[pymethods]
+impl PseudoDisk {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        private: PathBuf,
+        recall_store: PathBuf,
+        size: u64,
+        chunk_size: u64,
+        recall: Py<PyAny>,
+        recall_threads: usize,
+    ) -> PyResult<Self> {
+        let disk = py.detach(|| Disk::open(&private, &recall_store, size, chunk_size))?;
+        Ok(Self { requests: Requests::start(disk, recall, recall_threads), session: Mutex::new(None) })
+    }
+
+    fn read<'py>(&self, py: Python<'py>, offset: u64, length: usize) -> PyResult<Bound<'py, PyBytes>> {
+        let data = self.request(py, Operation::Read { offset, length })?;
+        Ok(PyBytes::new(py, &data))
+    }
+
+    fn write(&self, py: Python<'_>, offset: u64, data: Vec<u8>) -> PyResult<()> {
+        for (part, start) in data.chunks(REGION as usize).zip((offset..).step_by(REGION as usize)) {
+            self.request(py, Operation::Write { offset: start, data: part.to_vec() })?;
+        }
+        Ok(())
+    }
+
+    fn zero(&self, py: Python<'_>, offset: u64, length: u64) -> PyResult<()> {
+        self.request(py, Operation::Zero { offset, length }).map(drop)
+    }
+
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.requests.disk.private.flush()).map_err(os_error)
+    }
+
+    fn serve(&self, descriptor: i32, threads: usize) -> PyResult<()> {
+        // SAFETY: duplicates a descriptor; the result is checked before it is owned.
+        let own = unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 3) };
+        if own < 0 {
+            return Err(std::io::Error::last_os_error().into());
+        }
+        // SAFETY: `own` was just made and nobody else has it.
+        let device = fuse::Device::new(unsafe { OwnedFd::from_raw_fd(own) });
+        *self.session.lock() = Some(fuse::Session::start(&self.requests, &device, threads));
+        Ok(())
+    }
+
+    fn wait(&self, py: Python<'_>) {
+        let session = self.session.lock().take();
+        py.detach(|| session.map(fuse::Session::wait));
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| {
+            self.requests.close();
+            self.requests.disk.private.close()
+        })
+        .map_err(os_error)
+    }
+}
+
+/// Adds this crate's classes and functions to the extension module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PseudoDisk>()?;
+    module.add_function(wrap_pyfunction!(mount::mount_fuse, module)?)?;
+    module.add_function(wrap_pyfunction!(mount::unmount, module)?)?;
+    module.add_function(wrap_pyfunction!(mount::set_io_flusher, module)?)?;
+    Ok(())
+}
