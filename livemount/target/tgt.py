@@ -26,7 +26,16 @@ from livemount.core.errors import ConflictError, LivemountError, NotFoundError, 
 from livemount.core.machine import is_name
 from livemount.target.api import IQN_PREFIX, LUN, Session, TargetSpec, target_iqn
 from livemount.target.command import control_socket
-from livemount.target.protocol import ActiveError, Mode, NoSuchThingError, Operation, TakenError, handshake, request
+from livemount.target.protocol import (
+    ActiveError,
+    Mode,
+    NoSuchThingError,
+    Operation,
+    TakenError,
+    TgtError,
+    handshake,
+    request,
+)
 from livemount.target.show import ShownTarget, parse_targets
 
 log = logging.getLogger(__name__)
@@ -124,7 +133,7 @@ class TgtTarget:
         parameters = {"path": str(spec.backing_file), "bstype": "rdwr", "blocksize": "512"}
         try:
             request(self._control, Mode.DEVICE, Operation.NEW, tid=tid, lun=LUN, parameters=parameters)
-        except LivemountError as error:
+        except TgtError as error:
             raise LivemountError(
                 f"tgtd cannot serve {spec.backing_file}: {error.message}", hint="is the pseudo-disk mounted?"
             ) from error
