@@ -50,23 +50,25 @@ class Serial:
             os.close(slave)
             selector.register(server, selectors.EVENT_READ)
             selector.register(master, selectors.EVENT_READ)
-            clients: list[socket.socket] = []
             while not self.stop.is_set():
                 for key, _ in selector.select(0.05):
                     if key.fileobj is server:
-                        clients.append(server.accept()[0])
-                        selector.register(clients[-1], selectors.EVENT_READ)
+                        client = server.accept()[0]
+                        selector.register(client, selectors.EVENT_READ, client)
                     elif key.fd == master:
                         shown = os.read(master, 4096)
                         for at in range(len(shown)):
                             self.say(shown[at : at + 1].decode("latin1"))
                             if chance.random() < self.noise:
                                 self.say("[   12.345678] device eth0: something happened\r\n")
-                    elif data := clients[-1].recv(4096):
+                    elif data := key.data.recv(4096):
                         os.write(master, data)
                     else:
-                        selector.unregister(clients[-1])
-                        clients.pop().close()
+                        selector.unregister(key.data)
+                        key.data.close()
+            for key in list(selector.get_map().values()):
+                if key.data is not None:
+                    key.data.close()
             shell.kill()
             os.close(master)
 
@@ -127,10 +129,11 @@ def test_wait_for_loses_nothing_and_matches_once(serial: Serial) -> None:
         console.wait_for("login:", 0.3)
 
 
-def test_escape_sequences_may_be_cut(serial: Serial) -> None:
-    console = serial.console
-    serial.say("mar\x1b[0;1;3")
+def test_escape_sequences_may_be_cut(tmp_path: Path) -> None:
+    guest = Serial(tmp_path)
+    console = guest.console
+    guest.say("mar\x1b[0;1;3")
     with pytest.raises(UnavailableError):
         console.wait_for("mark", 0.3)
-    serial.say("1mked\x1b[5;1Hnext line")
+    guest.say("1mked\x1b[5;1Hnext line")
     assert console.wait_for(r"marked\nnext line", 5) == "marked\nnext line"

@@ -76,7 +76,7 @@ def test_a_pid_that_is_used_again_is_another_process(monkeypatch: pytest.MonkeyP
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as sleeper:
         same = process.is_same(sleeper.pid)
         assert same(sleeper.pid)
-        monkeypatch.setattr(process, "_start_time", lambda pid: "later")
+        monkeypatch.setattr(process, "_start_time", lambda _: "later")
         assert not same(sleeper.pid)
         sleeper.kill()
 
