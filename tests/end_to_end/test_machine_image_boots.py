@@ -41,7 +41,7 @@ GUEST = "10.97.0.10"
 MAC = "52:54:00:97:00:10"
 MOUNT = "web01"
 STARTED = "the pseudo-disk was started"
-DEADLINE = 300.0
+DEADLINE = 120.0
 """Seconds for each step; some 10 on an idle machine."""
 CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
@@ -177,7 +177,7 @@ def test_the_image_boots_the_mount_of_its_address(bench: Bench, ipxe: Path, firm
 
     disk = bench.root / "pseudo.disk"
     if firmware is Firmware.BIOS:
-        disk.write_bytes(boot_sector(STARTED) + bytes(1 << 20))
+        disk.write_bytes(boot_sector(STARTED) + bytes(16 << 20))
     else:
         inner = bench.root / "inner.ipxe"
         inner.write_text(f"#!ipxe\necho {STARTED}\nprompt\n")
