@@ -41,7 +41,7 @@ GUEST = "10.97.0.10"
 MAC = "52:54:00:97:00:10"
 MOUNT = "web01"
 STARTED = "the pseudo-disk was started"
-DEADLINE = 120.0
+DEADLINE = 300.0
 """Seconds for each step; some 10 on an idle machine."""
 CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
