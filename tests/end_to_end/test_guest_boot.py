@@ -59,7 +59,9 @@ class Console:
             if match:
                 self.seen += match.end()
                 return match
-            assert time.monotonic() < deadline, f"no {pattern!r} in {seconds} s; the console's end:\n{self.text[-3000:]}"
+            assert time.monotonic() < deadline, (
+                f"no {pattern!r} in {seconds} s; the console's end:\n{self.text[-3000:]}"
+            )
             try:
                 data = self.socket.recv(65536)
             except TimeoutError:
