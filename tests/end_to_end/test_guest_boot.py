@@ -1,4 +1,4 @@
-"""Boots prepared guests in QEMU from a real tgt by iSCSI with CHAP: iPXE, iBFT, login in the initrd, clean power-off."""
+"""Boots prepared guests in QEMU from a real tgt with CHAP: iPXE, iBFT, login in the initrd, clean power-off."""
 
 from __future__ import annotations
 
