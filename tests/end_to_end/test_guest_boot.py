@@ -79,8 +79,8 @@ class Console:
         """Run a command in the guest; its output. It must succeed."""
         token = secrets.token_hex(4)
         self.socket.sendall(f"echo begin-{token}; {command}; echo end-{token}-$?\n".encode())
-        # Anchored at the line's start: an echo of what was typed does not count.
-        match = self.wait(rf"^begin-{token}\n((?:.|\n)*?)^end-{token}-(\d+)", seconds)
+        # What was typed may be echoed: it has no line end after the first token, and no number after the second.
+        match = self.wait(rf"begin-{token}\n((?:.|\n)*?)^end-{token}-(\d+)", seconds)
         assert match[2] == "0", f"{command}: {match[1]}"
         return match[1].strip()
 
