@@ -159,6 +159,17 @@ def test_an_initrd_made_anew_by_the_guest_is_left_alone(disk: Path, tools: Guest
     assert prepare(disk, BIOS, tools).changes == []
 
 
+def test_the_fstab_names_no_devices(disk: Path, tools: GuestTools, tmp_path: Path) -> None:
+    (tmp_path / "fstab").write_text("# kept\n/dev/vda3  / ext4 defaults 0 1\n\n/dev/vdb1 /data ext4 nofail 0 2\n")
+    debugfs(disk, "rm /etc/fstab", f"write {tmp_path}/fstab /etc/fstab")
+    report = prepare(disk, BIOS, tools)
+    assert any("fstab" in change for change in report.changes)
+    uuid = report.root.split("UUID=")[1].split()[0]
+    expected = f"# kept\nUUID={uuid}  / ext4 defaults 0 1\n\n/dev/vdb1 /data ext4 nofail 0 2\n"
+    assert cat(disk, "/etc/fstab", tmp_path).decode() == expected
+    assert prepare(disk, BIOS, tools).changes == []
+
+
 def test_an_mbr_guest_is_prepared(disk: Path, tools: GuestTools) -> None:
     with disk.open("rb") as file:
         code = file.read(440)

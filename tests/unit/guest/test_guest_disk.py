@@ -51,6 +51,8 @@ def test_partitions_and_what_is_on_them(tmp_path: Path) -> None:
     assert found.named(f'UUID="{first.uuid}"') == first
     assert found.named(f"/dev/disk/by-uuid/{first.uuid}") == first
     assert found.named("PARTUUID=12341234-1234-1234-1234-123412341234") == third
+    assert found.named("/dev/vda1") == found.named("/dev/sda1") == found.named("/dev/nvme0n1p1") == first
+    assert found.named("/dev/vdb1") is None
     assert found.named("UUID=other") is None
     assert found.named("tmpfs") is None
 
