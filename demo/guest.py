@@ -77,7 +77,7 @@ Name=eth0
 [Network]
 DHCP=ipv4
 """
-GRUB_MODULES = ["part_gpt", "ext2", "search", "search_fs_uuid", "linux", "normal", "configfile", "echo", "test"]
+GRUB_MODULES = ["part_gpt", "part_msdos", "ext2", "search", "search_fs_uuid", "linux", "normal", "configfile", "test"]
 
 
 def build_guest(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from livemount.core.run import CommandError, run
 
 MOST_PARTITIONS = 256
 ESP_TYPES = ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "ef")
+FIRST_DISK = re.compile(r"/dev/(?:(?:sd|hd|vd|xvd)a|nvme0n1p|mmcblk0p)([0-9]{1,3})")
+"""Names that the kernel gives to partitions of a machine's first disk: another hypervisor, another name."""
 BIOS_BOOT_TYPE = "21686148-6449-6e6f-744e-656564454649"
 EXTENDED_TYPES = ("5", "f", "85")
 MBR_CODE = 440
@@ -56,7 +59,8 @@ class Disk:
             return file.read(length)
 
     def named(self, name: str) -> Partition | None:
-        """The partition that an fstab names: by `UUID=`, `LABEL=`, `PARTUUID=`, or by the number in a device's name."""
+        """The partition that an fstab names: by `UUID=`, `LABEL=`, `PARTUUID=`, or as one of the first disk's."""
+        device = FIRST_DISK.fullmatch(name)
         kind, _, value = name.replace('"', "").partition("=")
         if not value and name.startswith("/dev/disk/by-"):
             kind, _, value = name.removeprefix("/dev/disk/by-").partition("/")
@@ -66,6 +70,7 @@ class Disk:
                 (kind == "UUID" and value == partition.uuid)
                 or (kind == "LABEL" and value == partition.label)
                 or (kind == "PARTUUID" and value.lower() == partition.part_uuid)
+                or (device is not None and int(device[1]) == partition.number)
             ):
                 return partition
         return None
@@ -119,7 +124,7 @@ def _partition(path: Path, disk_size: int, sector: int, entry: dict[str, Any]) -
 def _probe(path: Path, start: int, size: int) -> dict[str, str]:
     # Exit code 2: nothing found; 8: two kinds at once, which is nothing we could trust.
     told = run(
-        *("blkid", "--probe", "--usages", "filesystem,raid,crypto", "--output", "export"),
+        *("blkid", "--probe", "--usages", "filesystem,raid,crypto,other", "--output", "export"),
         *("--offset", str(start), "--size", str(size), path),
         check=False,
     )

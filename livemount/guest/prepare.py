@@ -1,6 +1,6 @@
 """Guest preparation: makes the system on a disk able to boot from iSCSI. No code of the guest runs here.
 
-Calls for different disks may run at once; one disk must be prepared by one call at a time, and by nobody else written to.
+Calls for different disks may run at once; a disk must be prepared by one call at a time, and written by nobody else.
 """
 
 from __future__ import annotations

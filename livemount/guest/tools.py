@@ -1,4 +1,4 @@
-"""The programs that guest preparation puts into a guest: static busybox, and Debian's iSCSI initiator with its libraries.
+"""The programs that guest preparation puts into a guest: static busybox, Debian's iSCSI initiator and its libraries.
 
 They are fetched as packages and unpacked, never installed on the host. A folder is made under another name and then
 renamed, so it is there whole or not at all.

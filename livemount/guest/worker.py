@@ -51,10 +51,10 @@ def _scratch(*needed: Path) -> Path:
 def _seen(disk: Disk) -> str:
     if not disk.partitions:
         return "its partition table is empty"
-    kinds = (
-        f"partition {partition.number} is {NAMES.get(kind, kind) if (kind := partition.filesystem) else 'of no known kind'}"
-        for partition in disk.partitions
-    )
+    kinds = []
+    for partition in disk.partitions:
+        kind = partition.filesystem
+        kinds.append(f"partition {partition.number} is {NAMES.get(kind, kind) if kind else 'of no known kind'}")
     return ", ".join(kinds)
 
 

@@ -1,4 +1,4 @@
-"""Boots prepared guests in QEMU from a real tgt by iSCSI with CHAP: iPXE, iBFT, login in the initrd, clean power-off."""
+"""Boots prepared guests in QEMU from a real tgt with CHAP: iPXE, iBFT, login in the initrd, clean power-off."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ class Console:
             if match:
                 self.seen += match.end()
                 return match
-            assert time.monotonic() < deadline, f"no {pattern!r} in {seconds} s; the console's end:\n{self.text[-3000:]}"
+            assert time.monotonic() < deadline, (
+                f"no {pattern!r} in {seconds} s; the console's end:\n{self.text[-3000:]}"
+            )
             try:
                 data = self.socket.recv(65536)
             except TimeoutError:
@@ -77,8 +79,8 @@ class Console:
         """Run a command in the guest; its output. It must succeed."""
         token = secrets.token_hex(4)
         self.socket.sendall(f"echo begin-{token}; {command}; echo end-{token}-$?\n".encode())
-        # Anchored at the line's start: an echo of what was typed does not count.
-        match = self.wait(rf"^begin-{token}\n((?:.|\n)*?)^end-{token}-(\d+)", seconds)
+        # What was typed may be echoed: it has no line end after the first token, and no number after the second.
+        match = self.wait(rf"begin-{token}\n((?:.|\n)*?)^end-{token}-(\d+)", seconds)
         assert match[2] == "0", f"{command}: {match[1]}"
         return match[1].strip()
 
@@ -277,3 +279,27 @@ def test_a_prepared_guest_boots_and_powers_off(
         console.wait("reboot: Power down", BOOT_SECONDS)
         assert machine.wait(60) == 0
     assert run("debugfs", "-R", "cat /root/proof", f"{disk}?offset={50 << 20}").stdout == "written-in-the-guest\n"
+
+
+def test_the_root_disk_outlives_its_target(tmp_path: Path, tools: GuestTools, ipxe: Path) -> None:
+    """With systemd-networkd; the target is killed, stays away for longer than a SCSI command may take, and is back."""
+    disk = prepared(tmp_path, tools, Firmware.BIOS, networkd=True)
+    with lab(tmp_path) as place:
+        target = place.serve(disk)
+        machine = place.boot(Firmware.BIOS, ipxe)
+        console = place.console()
+        console.log_in()
+        wait_for("the guest's word that it is up", place.asked_up, BOOT_SECONDS)
+        check_root_is_iscsi(console)
+        wait_for("networkd", lambda: "routable" in console.ask("networkctl --no-legend list eth0"), 120)
+        place.stop(target)
+        console.ask("(dd if=/dev/urandom of=/root/big bs=1M count=4 && sync && md5sum </root/big >/root/sum) & true")
+        # The time itself is what is tested: the target is away.
+        time.sleep(40)
+        place.serve(disk)
+        console.ask("wait && sync && echo 3 >/proc/sys/vm/drop_caches", 300)
+        assert console.ask("md5sum </root/big") == console.ask("cat /root/sum")
+        assert "I/O error" not in console.ask("dmesg")
+        console.socket.sendall(b"poweroff\n")
+        console.wait("reboot: Power down", BOOT_SECONDS)
+        assert machine.wait(60) == 0

@@ -1,4 +1,7 @@
-"""The guest families: who knows how to prepare what is on a disk. A new family is a file here and a line in `FAMILIES`."""
+"""The guest families: who knows how to prepare what is on a disk.
+
+A new family is a file here and a line in `FAMILIES`.
+"""
 
 from __future__ import annotations
 

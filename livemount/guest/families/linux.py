@@ -175,6 +175,22 @@ def _fstab(root: Root) -> list[tuple[str, str]]:
     return [(words[0], words[1]) for words in lines if len(words) >= 3 and not words[0].startswith("#")]
 
 
+def _name_by_uuid(disk: Disk, root: Root) -> bool:
+    """Let the fstab find its file systems under any hypervisor; whether anything had to change."""
+    if not root.is_file("/etc/fstab"):
+        return False
+    lines = []
+    text = root.read("/etc/fstab", 1024 * 1024).decode(errors="surrogateescape")
+    for line in text.splitlines(keepends=True):
+        device = line.split(maxsplit=1)[0] if line.strip() else ""
+        partition = disk.named(device) if device.startswith("/dev/") else None
+        if partition is not None and partition.uuid is not None:
+            line = line.replace(device, f"UUID={partition.uuid}", 1)
+        lines.append(line)
+    changed = "".join(lines)
+    return changed != text and root.write("/etc/fstab", changed.encode(errors="surrogateescape"))
+
+
 def _file(name: str) -> bytes:
     return (files("livemount.guest") / "files" / name).read_bytes()
 
@@ -233,6 +249,8 @@ def _edit(job: Job, system: System) -> list[str]:
     changes += [path for path, (name, mode) in EDITS.items() if root.write(path, _file(name), mode)]
     if root.link(f"{UNITS}/sysinit.target.wants/livemount-network.service", "../livemount-network.service"):
         changes.append("the interface of the root disk keeps its address while the guest runs")
+    if _name_by_uuid(job.disk, root):
+        changes.append("/etc/fstab: names file systems by UUID")
     if system.kind.keep(root):
         changes.append(f"{system.kind.name} keeps the iSCSI login in initrds made anew")
     if job.request.up_url is not None:
