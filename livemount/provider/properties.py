@@ -34,7 +34,7 @@ def from_plain(value: Any) -> PropertyValue:
     if isinstance(value, int | float):
         return PropertyValue(float(value))
     if isinstance(value, Mapping):
-        return PropertyValue(map_from_plain(value))
+        return PropertyValue({key: from_plain(item) for key, item in value.items()})
     if isinstance(value, Sequence):
         return PropertyValue([from_plain(item) for item in value])
     raise TypeError(type_error.format(kind=type(value).__name__))

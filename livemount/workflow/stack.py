@@ -252,7 +252,7 @@ def _members(session: int) -> list[int]:
     return [pid for pid in pids if (fields := _stat(pid)) is not None and fields[3] == str(session)]
 
 
-def _end_session(session_file: Path) -> None:
+def _end_session(session_file: Path, grace: float = ENGINE_GRACE) -> None:
     """End what is left of an operation whose caller was killed."""
     try:
         known = json.loads(session_file.read_text())
@@ -262,7 +262,7 @@ def _end_session(session_file: Path) -> None:
     # The number of a session is not given again while a process is in it; but once all have ended, it may be another's.
     if leader is not None and leader != known["began"]:
         return
-    for number, seconds in ((signal.SIGINT, ENGINE_GRACE), (signal.SIGKILL, _KILL_SECONDS)):
+    for number, seconds in ((signal.SIGINT, grace), (signal.SIGKILL, _KILL_SECONDS)):
         members = _members(known["session"])
         for pid in members:
             # Only Pulumi itself is asked: it waits for its plug-ins, then ends them and lets its caller end.
