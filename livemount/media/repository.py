@@ -141,9 +141,10 @@ class Repository:
         name, _, which = reference.partition("@")
         if not is_name(name) or ("@" in reference and not which):
             raise UsageError(f"{reference!r} names no copy", hint="NAME, NAME@latest or NAME@ID")
-        copies = self.copies(name)
+        everything = self.copies()
+        copies = [copy for copy in everything if copy.name == name]
         if not copies:
-            names = ", ".join(sorted({copy.name for copy in self.copies()})) or "none"
+            names = ", ".join(sorted({copy.name for copy in everything})) or "none"
             raise NotFoundError(f"{self.path} has no copy of {name}", hint=f"machines with copies: {names}")
         if which in ("", "latest"):
             return copies[-1]

@@ -1,6 +1,6 @@
 //! A disk image in a snapshot, readable at any offset from many threads.
 //!
-//! The index is used once, when the disk is opened; what is kept is 12 bytes a chunk and ~56 bytes a distinct chunk.
+//! The index is used once, when the disk is opened; what is kept is 12 bytes a chunk and 52 bytes a distinct chunk.
 //! Every chunk is checked by its MAC and by the SHA-256 that is its id before a byte of it is handed out. Threads that
 //! want the same chunk at once share one read of it.
 
@@ -14,6 +14,7 @@ use quick_cache::sync::Cache;
 use rustic_core::Id;
 use sha2::{Digest, Sha256};
 
+use crate::backup::CHUNK;
 use crate::crypto::{hash, id_bytes};
 use crate::error::{Error, Kind, Result};
 use crate::index::{BlobKind, Entry, Index};
@@ -24,8 +25,10 @@ use crate::workers;
 const CACHE: u64 = 64 << 20;
 /// More than two shards of the cache would be too small for the 8 MiB chunks that restic makes.
 const CACHE_ITEMS: usize = 64;
-/// What foreign snapshots are read in: the average length of restic's content-defined chunks.
+/// What snapshots of other chunks than fixed ones are read in: the average length of those that restic cuts by content.
 const FOREIGN_CHUNK: u64 = 1 << 20;
+/// What the length of fixed chunks must be a multiple of to be told as the size to read in.
+const PAGE: u64 = 4096;
 /// The chunk number of a hole.
 const HOLE: u32 = u32::MAX;
 /// Chunks hashed in one go by `digest`.
@@ -133,7 +136,13 @@ impl Disk {
             chunks,
             starts,
             identity: hex::encode(hasher.finalize()),
-            chunk_size: if uniform { first } else { FOREIGN_CHUNK },
+            chunk_size: if last == 0 {
+                CHUNK
+            } else if uniform && first.is_multiple_of(PAGE) {
+                first
+            } else {
+                FOREIGN_CHUNK
+            },
             stored,
             cache: Cache::with_weighter(CACHE_ITEMS, CACHE, Weight),
         })

@@ -46,7 +46,7 @@ pub struct IndexFile {
     pub packs: Vec<IndexPack>,
 }
 
-/// A blob in memory: 48 bytes.
+/// A blob in memory: 52 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {
     pub id: Id,

@@ -256,14 +256,18 @@ impl ReadBackend for Store {
 
 impl WriteBackend for Store {
     fn create(&self) -> RusticResult<()> {
-        // restic wants its folders to be there, `locks` among them.
-        for name in ["data", "index", "keys", "locks", "snapshots"] {
-            let path = self.root.join(name);
-            fs::create_dir_all(&path)
-                .map_err(|error| Error::io(&format!("cannot make {}", path.display()), &error))
-                .map_err(foreign)?;
-        }
-        Ok(())
+        // restic wants its folders to be there, `locks` among them. Those of the packs are made at once, so that
+        // writing a pack never makes one and need not flush the folder above.
+        let names = ["index", "keys", "locks", "snapshots"].map(str::to_owned);
+        let packs = (0..=255_u8).map(|number| format!("data/{number:02x}"));
+        names
+            .into_iter()
+            .chain(packs)
+            .try_for_each(|name| fs::create_dir_all(self.root.join(name)))
+            .and_then(|()| File::open(self.directory(FileType::Pack))?.sync_all())
+            .and_then(|()| File::open(&self.root)?.sync_all())
+            .map_err(|error| Error::io(&format!("cannot make {}", self.root.display()), &error))
+            .map_err(foreign)
     }
 
     fn write_bytes(

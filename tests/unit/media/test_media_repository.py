@@ -78,7 +78,7 @@ PARTS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     sectors=st.integers(1, 8 * CHUNK // 512),
     parts=PARTS,
@@ -106,6 +106,7 @@ def test_what_is_read_is_what_was_backed_up(
     assert repository.digest(copy) == hashlib.sha256(content).hexdigest()
     source = open_source(copy.source, password)
     assert source.size == copy.size == size
+    assert source.chunk_size == CHUNK
     for start, extent in reads:
         offset = int(start * size)
         length = int(extent * (size - offset))
