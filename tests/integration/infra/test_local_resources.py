@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,9 +62,9 @@ def stack(tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> 
     return auto.create_stack("test", project_name="resources", program=program)
 
 
-def counts(summary: dict[str, int] | None) -> dict[str, int]:
+def counts(summary: Mapping[auto.OpType, int] | None) -> dict[str, int]:
     """The resources by what was done to them, without Pulumi's own."""
-    return {op: count for op, count in (summary or {}).items() if op != "same"}
+    return {str(op): count for op, count in (summary or {}).items() if op != "same"}
 
 
 def test_refresh_sees_a_deleted_interface_and_up_makes_it_again(stack: auto.Stack, program: Program) -> None:

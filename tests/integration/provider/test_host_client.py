@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from livemount.core.errors import ConflictError, DeniedError, NotFoundError, UnavailableError, UsageError
+from livemount.core.machine import Firmware
 from livemount.host.api import PseudoDiskRequest
 from livemount.host.client import HostClient
 from tests.integration.provider.conftest import Host
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.integration
 
 
 def request(source: str = "file:///a") -> PseudoDiskRequest:
-    return PseudoDiskRequest(source=source, address="10.77.0.10", firmware="bios")
+    return PseudoDiskRequest(source=source, address="10.77.0.10", firmware=Firmware.BIOS)
 
 
 def test_a_disk_is_made_listed_and_deleted(host: tuple[Host, Path, Path]) -> None:
