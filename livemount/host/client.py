@@ -34,8 +34,8 @@ _Model = TypeVar("_Model", bound=BaseModel)
 class HostClient:
     """Talks to one host.
 
-    `endpoint` is `unix:///path/of/api.sock` or `https://host:port`; the token is read from its file; `ca_file` holds the
-    CA of the host's certificate (`None`: the system's). Raises what the host raised, by its exit code, and
+    `endpoint` is `unix:///path/of/api.sock` or `https://host:port`; the token is read from its file; `ca_file` holds
+    the CA of the host's certificate (`None`: the system's). Raises what the host raised, by its exit code, and
     `UnavailableError` when it does not answer.
     """
 

@@ -1,21 +1,22 @@
-"""Pulumi's property values as plain Python values and back."""
+"""Pulumi's property values as plain Python values and back.
+
+A value that is not known yet (in a preview) is on the wire, and stays in both forms, Pulumi's text `UNKNOWN`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pulumi.provider.experimental.property_value import Computed, PropertyValue
+from pulumi.provider.experimental.property_value import PropertyValue
 from pulumi.runtime.rpc import UNKNOWN
 
 type_error = "a {kind} cannot be a property of this resource"
 
 
 def to_plain(value: PropertyValue) -> Any:
-    """A property as a plain value. A value that is not known yet (in a preview) becomes Pulumi's sentinel `UNKNOWN`."""
+    """A property as a plain value (what JSON can say)."""
     inner = value.value
-    if isinstance(inner, Computed):
-        return UNKNOWN
     if inner is None or isinstance(inner, bool | str):
         return inner
     if isinstance(inner, float):
@@ -28,13 +29,13 @@ def to_plain(value: PropertyValue) -> Any:
 
 
 def from_plain(value: Any) -> PropertyValue:
-    """A plain value (what JSON can say) as a property."""
+    """A plain value as a property."""
     if value is None or isinstance(value, bool | str):
         return PropertyValue(value)
     if isinstance(value, int | float):
         return PropertyValue(float(value))
     if isinstance(value, Mapping):
-        return PropertyValue(map_from_plain(value))
+        return PropertyValue({key: from_plain(item) for key, item in value.items()})
     if isinstance(value, Sequence):
         return PropertyValue([from_plain(item) for item in value])
     raise TypeError(type_error.format(kind=type(value).__name__))

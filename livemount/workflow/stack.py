@@ -153,13 +153,19 @@ class Stack:
         assert process.stdout is not None  # noqa: S101
         with process:
             session_file.write_text(json.dumps({"session": process.pid, "began": _began(process.pid)}))
-            process.stdin.write(job.model_dump_json())
-            process.stdin.close()
             answer: dict[str, Any] = {}
-            for line in process.stdout:
-                answer = json.loads(line)
-                if "event" in answer and on_event is not None:
-                    on_event(StackEvent.model_validate(answer["event"]))
+            try:
+                with contextlib.suppress(BrokenPipeError):  # it has ended already, and its log says why
+                    process.stdin.write(job.model_dump_json())
+                    process.stdin.close()
+                for line in process.stdout:
+                    answer = json.loads(line)
+                    if "event" in answer and on_event is not None:
+                        on_event(StackEvent.model_validate(answer["event"]))
+            except BaseException:
+                # Ctrl-C, say: the operation is in a session of its own and must be told.
+                _end_session(session_file)
+                raise
         if "error" in answer:
             error = answer["error"]
             raise error_of(error["exit_code"], error["message"], error["hint"])
@@ -252,7 +258,7 @@ def _members(session: int) -> list[int]:
     return [pid for pid in pids if (fields := _stat(pid)) is not None and fields[3] == str(session)]
 
 
-def _end_session(session_file: Path) -> None:
+def _end_session(session_file: Path, grace: float = ENGINE_GRACE) -> None:
     """End what is left of an operation whose caller was killed."""
     try:
         known = json.loads(session_file.read_text())
@@ -262,12 +268,12 @@ def _end_session(session_file: Path) -> None:
     # The number of a session is not given again while a process is in it; but once all have ended, it may be another's.
     if leader is not None and leader != known["began"]:
         return
-    for number, seconds in ((signal.SIGINT, ENGINE_GRACE), (signal.SIGKILL, _KILL_SECONDS)):
+    for number, seconds in ((signal.SIGINT, grace), (signal.SIGKILL, _KILL_SECONDS)):
         members = _members(known["session"])
         for pid in members:
             # Only Pulumi itself is asked: it waits for its plug-ins, then ends them and lets its caller end.
-            if number == signal.SIGKILL or Path(f"/proc/{pid}/comm").read_text().strip() == "pulumi":
-                with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if number == signal.SIGKILL or Path(f"/proc/{pid}/comm").read_text().strip() == "pulumi":
                     os.kill(pid, number)
         deadline = time.monotonic() + seconds
         while _members(known["session"]) and time.monotonic() < deadline:

@@ -57,6 +57,13 @@ class MachineImage(Resource[MachineImageInputs]):
 
     @override
     def delete(self, inputs: MachineImageInputs, outputs: Values) -> None:
-        """Delete its file. One that was baked unseen is left: named by its content, it serves the next bake."""
-        if "path" in outputs:
-            Path(outputs["path"]).unlink(missing_ok=True)
+        """Delete its file and the record of its making.
+
+        One that was baked unseen is left: named by its content, it serves the next bake.
+        """
+        if "path" not in outputs:
+            return
+        Path(outputs["path"]).unlink(missing_ok=True)
+        for record in inputs.images_folder.glob("*.json"):
+            if outputs["digest"] in record.read_text():
+                record.unlink()

@@ -216,3 +216,21 @@ def test_the_state_holds_no_secret(world: World) -> None:
 def state_of(stack: MountStack) -> dict[str, Any]:
     latest: dict[str, Any] = json.loads(stack._state_file.read_text())["checkpoint"]["latest"]
     return latest
+
+
+def test_an_interrupted_caller_ends_the_operation_in_order(world: World) -> None:
+    stack = MountStack(world.paths, world.settings, "web01")
+
+    def interrupt(event: StackEvent) -> None:
+        if event.resource == "pseudo-disk":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stack.up(order(), interrupt)
+    # The engine has finished what was under way: it is in the state, and there is no lock.
+    assert "livemount:index:PseudoDisk" in {entry["type"] for entry in state_of(stack)["resources"]}
+    assert list(world.paths.pulumi.rglob(".pulumi/locks/**/*.json")) == []
+    world.cloud.delete_machine("web01", wait=0)
+    stack.destroy()
+    assert world.host.disks == {}
+    assert not stack.exists()
