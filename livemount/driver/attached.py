@@ -74,7 +74,9 @@ class AttachedDisk:
         self.lock = threading.RLock()
         self._descriptor: int | None = None
         self._worker: Worker | None = None
+        self._up = threading.Event()
         self._ended = threading.Event()
+        self._failure: Exception | None = None
 
     def attach(self) -> None:
         """Bring the disk up for the first time, with errors for the user, and watch over it from then on."""
@@ -108,6 +110,7 @@ class AttachedDisk:
                 time.sleep(0.05)
                 continue
             self._descriptor, self._worker = descriptors[0], worker
+            self._up.set()
             log.info("disk %s: worker %d goes on", self.spec.id, worker.pid)
             return
         log.info("disk %s: no worker", self.spec.id)
@@ -159,6 +162,7 @@ class AttachedDisk:
             worker.kill()
             raise
         self._worker = worker
+        self._up.set()
 
     def _first_answer(self, child: subprocess.Popen[bytes], task: protocol.Message) -> protocol.Message:
         assert child.stdin is not None  # noqa: S101
@@ -190,6 +194,7 @@ class AttachedDisk:
                 if worker is not self._worker:
                     continue
                 self._worker = None
+                self._up.clear()
                 started = time.monotonic()
                 try:
                     self._start_worker(eager=False)
@@ -200,8 +205,16 @@ class AttachedDisk:
                     continue
                 except (LivemountError, OSError) as error:
                     log.error("disk %s: %s", self.spec.id, error)
+                    self._failure = error
             self._ended.wait(max(0.0, pause - (time.monotonic() - started)))
             pause = min(2 * pause, SLOWEST_RETRY)
+
+    def wait_until_up(self) -> None:
+        """Return when a worker serves the disk. Raises why none does."""
+        if not self._up.wait(END_TIMEOUT):
+            raise UnavailableError(
+                f"the disk {self.spec.id} cannot be brought up again: {self._failure}", hint=f"see {self.files.log}"
+            )
 
     def flush(self) -> None:
         """Have the worker make everything durable; a worker that is just being replaced is waited for."""

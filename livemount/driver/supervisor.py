@@ -100,6 +100,7 @@ class Supervisor:
                         self._write_record(before)
                     raise
                 self._disks[spec.id] = disk
+            self._disks[spec.id].wait_until_up()
             return self._disks[spec.id].state()
 
     def detach(self, id: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import mmap
 import os
 import random
@@ -71,7 +73,7 @@ def test_random_operations_equal_the_model(host: Host, tmp_path: Path, direct: b
 def test_the_file_system_is_one_disk(host: Host, tmp_path: Path) -> None:
     make_source(tmp_path / "image", 8 * MIB)
     path = host.client.attach(host.spec("m", tmp_path / "image")).path
-    assert os.listdir(path.parent) == ["disk"]
+    assert list(path.parent.iterdir()) == [path]
     assert path.stat().st_size == 8 * MIB
     with pytest.raises(PermissionError):
         (path.parent / "other").touch()
@@ -79,10 +81,8 @@ def test_the_file_system_is_one_disk(host: Host, tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(PermissionError), path.open("r+b") as file:
         file.truncate(10)
-    with path.open("r+b") as file, pytest.raises(OSError, match="No space|too large"):
-        file.seek(8 * MIB)
-        file.write(b"x" * 4096)
-        file.flush()
+    with path.open("r+b", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        os.pwrite(file.fileno(), b"x" * 4096, 8 * MIB)
     assert run("stat", "-f", "-c", "%S %b", path).stdout == f"4096 {2 * MIB // 1024}\n"
 
 
@@ -182,9 +182,10 @@ def test_destroy_leaves_nothing(host: Host, tmp_path: Path, detached: bool) -> N
     user = None if detached else (first.directory / "disk" / "disk").open("rb")
     host.client.destroy("m")
     if user is not None:
-        with pytest.raises(OSError, match="not connected|aborted|Input/output"):
-            os.pread(user.fileno(), 4096, 0)
-        user.close()
+        with pytest.raises(OSError, match="not connected"):
+            os.fsync(user.fileno())
+        with contextlib.suppress(OSError):
+            user.close()
     assert [path.name for path in first.directory.iterdir()] == ["of-others"]
     assert any(path.is_dir() for path in host.paths.recall.iterdir()), "the other disk still uses the recall store"
     assert (second.directory / "disk" / "disk").read_bytes() == (tmp_path / "image").read_bytes()
@@ -229,16 +230,24 @@ def small(tmp_path: Path) -> Iterator[Path]:
     run("umount", "-l", folder)
 
 
+def fill(file: int) -> int:
+    """Write MiB after MiB until there is no room, and return how many bytes found some."""
+    for at in range(0, os.fstat(file).st_size, MIB):
+        try:
+            os.pwrite(file, b"n" * MIB, at)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            return at
+    raise AssertionError("there was room for all")
+
+
 def test_private_store_without_room(host: Host, tmp_path: Path, small: Path) -> None:
     model = bytearray(make_source(tmp_path / "image"))
     state = host.client.attach(host.spec("m", tmp_path / "image", directory=small / "m"))
     try:
-        written = 0
         with state.path.open("r+b", buffering=0) as file:
-            with pytest.raises(OSError, match="No space left"):
-                for at in range(0, len(model), MIB):
-                    os.pwrite(file.fileno(), b"n" * MIB, at)
-                    written = at + MIB
+            written = fill(file.fileno())
             assert 8 * MIB < written < 16 * MIB
             model[:written] = b"n" * written
             # Blocks of the failed write are old or new, never anything else; those beyond are the source's.
@@ -250,7 +259,7 @@ def test_private_store_without_room(host: Host, tmp_path: Path, small: Path) -> 
             os.pwrite(file.fileno(), b"n" * MIB, written)
             model[written : written + MIB] = b"n" * MIB
             os.fsync(file.fileno())
-        host.kill_worker("m")
+        host.kill_worker("m", small / "m")
         assert state.path.read_bytes() == model
     finally:
         host.client.destroy("m")
