@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import MIB, Host, make_source, wait_for
 
-from livemount.core.errors import ConflictError, CorruptError, NotFoundError, UnavailableError, UsageError
+from livemount.core.errors import ConflictError, CorruptError, NoSpaceError, NotFoundError, UnavailableError, UsageError
 from livemount.core.run import run
 from livemount.driver.client import DriverClient
 
@@ -83,6 +83,9 @@ def test_the_file_system_is_one_disk(host: Host, tmp_path: Path) -> None:
         file.truncate(10)
     with path.open("r+b", buffering=0) as file, pytest.raises(OSError, match="No space left"):
         os.pwrite(file.fileno(), b"x" * 4096, 8 * MIB)
+    device = path.stat().st_dev
+    limits = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}")
+    assert (limits / "read_ahead_kb").read_text() == "1024\n"
     assert run("stat", "-f", "-c", "%S %b", path).stdout == f"4096 {2 * MIB // 1024}\n"
 
 
@@ -263,6 +266,18 @@ def test_private_store_without_room(host: Host, tmp_path: Path, small: Path) -> 
         assert state.path.read_bytes() == model
     finally:
         host.client.destroy("m")
+
+
+def test_attach_without_room(host: Host, tmp_path: Path, small: Path) -> None:
+    make_source(tmp_path / "image")
+    with (small / "ballast").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 16 * MIB - 65536)
+    with pytest.raises(NoSpaceError):
+        host.client.attach(host.spec("m", tmp_path / "image", directory=small / "m"))
+    assert not (small / "m").exists()
+    (small / "ballast").unlink()
+    host.client.attach(host.spec("m", tmp_path / "image", directory=small / "m"))
+    host.client.destroy("m")
 
 
 def test_recall_store_without_room(host: Host, tmp_path: Path, small: Path) -> None:
