@@ -81,3 +81,9 @@ class CorruptError(LivemountError):
     """Stored data fails its checksum or cannot be parsed."""
 
     exit_code = ExitCode.CORRUPT
+
+
+def error_of(exit_code: int, message: str, hint: str | None = None) -> LivemountError:
+    """The error of this exit code, as it was raised in another process or on another host."""
+    known = {int(kind.exit_code): kind for kind in LivemountError.__subclasses__() if kind.__module__ == __name__}
+    return known.get(exit_code, LivemountError)(message, hint=hint)

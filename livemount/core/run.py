@@ -40,11 +40,13 @@ def run(
     check: bool = True,
     timeout: float | None = 300,
     namespace: str | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end and return its text output.
 
     `namespace` is the name of a network namespace to run in. `timeout` is in seconds. Secrets go by
     `input` or by files, never by `args`: arguments are logged and visible to other users.
+    `pass_fds` are descriptors the program inherits.
     Raises `CommandError` when the program fails and `check` is set.
     """
     words = [str(a) for a in args]
@@ -53,7 +55,15 @@ def run(
     log.debug("run: %s", shlex.join(words))
     try:
         done = subprocess.run(
-            words, input=input, env=env, cwd=cwd, check=False, timeout=timeout, capture_output=True, text=True
+            words,
+            input=input,
+            env=env,
+            cwd=cwd,
+            check=False,
+            timeout=timeout,
+            capture_output=True,
+            text=True,
+            pass_fds=pass_fds,
         )
     except FileNotFoundError as error:
         raise LivemountError(

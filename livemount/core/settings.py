@@ -17,13 +17,28 @@ from livemount.core.machine import NAME_PATTERN, is_name
 
 
 class Settings(BaseSettings):
-    """Read from environment variables: `LIVEMOUNT_HOME`, `LIVEMOUNT_ENVIRONMENT`, `LIVEMOUNT_CACHE`."""
+    """Read from environment variables: `LIVEMOUNT_` and the field's name, e.g. `LIVEMOUNT_HOME`."""
 
     model_config = SettingsConfigDict(env_prefix="LIVEMOUNT_", frozen=True)
 
     home: Path = Path("/var/lib/livemount")
     environment: str = Field(default="local", pattern=NAME_PATTERN)
     cache: Path = Path.home() / ".cache" / "livemount"
+
+    repository: Path | None = None
+    """The repository of copies; `None`: HOME/repository."""
+    password_file: Path | None = None
+    """The file with the repository's password; `None`: HOME/repository-password."""
+
+    @property
+    def repository_path(self) -> Path:
+        """The repository of copies."""
+        return self.repository or self.home / "repository"
+
+    @property
+    def repository_password(self) -> Path:
+        """The file with the repository's password, mode 0600."""
+        return self.password_file or self.home / "repository-password"
 
     def paths(self) -> EnvironmentPaths:
         """The folders of the chosen environment."""
@@ -73,6 +88,16 @@ class EnvironmentPaths:
     def manager(self) -> Path:
         """The manager's database and records."""
         return self.root / "manager"
+
+    @property
+    def database(self) -> Path:
+        """The database of the durable workflows."""
+        return self.manager / "workflows.sqlite"
+
+    @property
+    def manager_lock(self) -> Path:
+        """Locked while the manager's service runs."""
+        return self.manager / "lock"
 
     @property
     def outputs(self) -> Path:

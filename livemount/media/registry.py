@@ -1,19 +1,81 @@
-"""From a source's URI to the source."""
+"""Opens a source by its URI: the scheme names the module in `livemount.media.sources` that knows how.
+
+Adding a source is adding a module there, with a function `open(uri, password_file)`.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol, cast
+from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlencode, urlsplit
 
-from livemount.core.errors import UsageError
+from livemount.core.errors import UnsupportedError, UsageError
+from livemount.media import sources
 from livemount.media.source import Source
 
 
-def open_source(uri: str, password_file: Path | None = None) -> Source:  # noqa: ARG001
-    """Open the source a URI names."""
-    parts = urlsplit(uri)
-    if parts.scheme != "file":
-        raise UsageError(f"{uri!r} is not a source's URI")
-    from livemount.media.raw import RawSource
+@dataclass(frozen=True)
+class SourceUri:
+    """A source's URI: `SCHEME:///ABSOLUTE/PATH?OPTION=VALUE&...`."""
 
-    return RawSource(Path(unquote(parts.path)))
+    scheme: str
+    path: Path
+    options: Mapping[str, str]
+
+    @classmethod
+    def parse(cls, text: str) -> SourceUri:
+        """Raises `UsageError` for anything but a URI of an absolute, normal path on this machine."""
+        try:
+            parts = urlsplit(text)
+            pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query), errors="strict")
+            path = unquote_to_bytes(parts.path).decode()
+        except ValueError as error:
+            raise UsageError(f"{text!r} is no source URI: {error}") from error
+        if not parts.scheme or parts.netloc or parts.fragment:
+            raise UsageError(f"{text!r} is no source URI", hint="for example file:///images/web01.raw")
+        if not path.startswith("/") or "\0" in text + path or ".." in PurePosixPath(path).parts:
+            raise UsageError(f"the path of {text!r} is not an absolute path without `..`")
+        if len(dict(pairs)) != len(pairs):
+            raise UsageError(f"{text!r} names an option twice")
+        return cls(parts.scheme, Path(path), dict(pairs))
+
+    def require(self, *names: str) -> list[str]:
+        """The values of exactly these options. Raises `UsageError` when one is missing or there are others."""
+        if set(self.options) != set(names):
+            raise UsageError(
+                f"{self} has the options {sorted(self.options)}", hint=f"it must have exactly {sorted(names)}"
+            )
+        return [self.options[name] for name in names]
+
+    def __str__(self) -> str:
+        query = urlencode(self.options, safe="/")
+        return f"{self.scheme}://{quote(str(self.path))}" + (f"?{query}" if query else "")
+
+
+class SourceModule(Protocol):
+    """What a module in `livemount.media.sources` offers."""
+
+    def open(self, uri: SourceUri, password_file: Path | None) -> Source:
+        """Open the source that `uri` names."""
+
+
+def schemes() -> list[str]:
+    """The schemes that `open_source` knows."""
+    return sorted(module.name for module in pkgutil.iter_modules(sources.__path__))
+
+
+def open_source(uri: str, password_file: Path | None) -> Source:
+    """Open a source. `password_file` holds the password of sources that have one.
+
+    Raises `UsageError` for a malformed URI, `UnsupportedError` for an unknown scheme, `NotFoundError`,
+    `DeniedError` for a wrong password, `CorruptError`, `UnavailableError`.
+    """
+    parsed = SourceUri.parse(uri)
+    if parsed.scheme not in schemes():
+        raise UnsupportedError(f"there is no source for {parsed.scheme!r}", hint=f"known are {', '.join(schemes())}")
+    module = cast(SourceModule, importlib.import_module(f"{sources.__name__}.{parsed.scheme}"))
+    return module.open(parsed, password_file)

@@ -1,1 +1,1 @@
-"""The Pulumi provider `pulumi-resource-livemount`: our resources, with truthful read and diff."""
+"""The project's own Pulumi resources: a provider plug-in that the engine finds as `pulumi-resource-livemount`."""

@@ -62,5 +62,8 @@ class Target(Protocol):
     def sessions(self, mount: str) -> list[Session]:
         """Who is logged in; empty when there is no such target."""
 
+    def disconnect(self, mount: str) -> None:
+        """Close its sessions and leave the target: an initiator that is alive logs in again by itself."""
+
     def mounts(self) -> list[str]:
         """The mounts that have a target here."""

@@ -4,9 +4,6 @@ use pyo3::prelude::*;
 
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    #[cfg(feature = "pseudo-disk")]
     livemount_pseudo_disk::register(module)?;
-    #[cfg(feature = "repository")]
-    livemount_repository::register(module)?;
-    Ok(())
+    livemount_repository::register(module)
 }

@@ -1,0 +1,88 @@
+"""What the two programs are asked for, and what an environment gives to its mounts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from livemount.boot.api import BOOT_URL
+from livemount.core.errors import CorruptError, NotFoundError
+from livemount.core.machine import NAME_PATTERN, Frozen, MachineDescription
+from livemount.core.settings import EnvironmentPaths, Settings
+
+
+class EnvironmentRequest(Frozen):
+    """One environment: its name, where its files are, what it is made of."""
+
+    name: str = Field(pattern=NAME_PATTERN)
+    home: Path
+    """The home folder; all of the environment lies in HOME/NAME (`EnvironmentPaths`)."""
+    cloud: str = "local"
+    cidr: str = "10.77.0.0/24"
+    host_address: str = "10.77.0.2"
+    """The live-mount host's address on the guests' network."""
+    boot_url: str = BOOT_URL
+    guest_tools: Path
+    """The unpacked tools of guest preparation."""
+    ipxe: Path
+    """The folder of the iPXE binaries."""
+
+    @property
+    def paths(self) -> EnvironmentPaths:
+        """Where its files are."""
+        return EnvironmentPaths(self.name, self.home / self.name)
+
+    @staticmethod
+    def of(settings: Settings, name: str | None = None) -> EnvironmentRequest:
+        """The environment that the settings name, or another one of the same home, with the usual values."""
+        name = name or settings.environment
+        return EnvironmentRequest(
+            name=name,
+            home=settings.home,
+            guest_tools=settings.cache / "guest-tools",
+            ipxe=settings.cache / "ipxe",
+        )
+
+
+class EnvironmentOutputs(Frozen):
+    """What an environment gives to its mounts: the content of `EnvironmentPaths.outputs`. Holds no secret."""
+
+    name: str
+    cloud: str
+    endpoint: str
+    """The live-mount host's API."""
+    token_file: Path
+    ca_file: Path | None = None
+    host_address: str
+    boot_url: str
+    network: str
+    image: Path
+    image_digest: str
+    cloud_folder: Path
+    """The local cloud's folder."""
+
+    @staticmethod
+    def load(paths: EnvironmentPaths) -> EnvironmentOutputs:
+        """What the environment's stack has exported. Raises `NotFoundError` when it is not up."""
+        try:
+            return EnvironmentOutputs.model_validate_json(paths.outputs.read_text())
+        except FileNotFoundError as error:
+            raise NotFoundError(
+                f"the environment {paths.name} is not up", hint="`livemount environment up` (or `pulumi up`) makes it"
+            ) from error
+        except ValueError as error:
+            raise CorruptError(
+                f"{paths.outputs} is not what an environment exports", hint="`livemount environment up` writes it anew"
+            ) from error
+
+
+class MountRequest(Frozen):
+    """One mount: which copy, as which machine. Holds no secret."""
+
+    mount: str = Field(pattern=NAME_PATTERN)
+    source: str
+    """The copy, as `livemount.media.open_source` takes it."""
+    password_file: Path | None = None
+    machine: MachineDescription = MachineDescription()
+    prepare: bool = True

@@ -1,0 +1,64 @@
+"""What commands print: tables for people, versioned JSON for programs; progress and errors go to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+OUTPUT_VERSION = 1
+"""Version of the JSON output: raised when a field goes or changes its meaning."""
+
+stdout = Console()
+stderr = Console(stderr=True)
+
+
+class OutputFormat(StrEnum):
+    """How a command prints its result."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+def print_json(**fields: Any) -> None:
+    """Print one JSON object with its version."""
+    sys.stdout.write(json.dumps({"version": OUTPUT_VERSION, **fields}, indent=2, default=str) + "\n")
+
+
+def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]], *, empty: str) -> None:
+    """Print a table, or the text `empty` when it has no rows."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column)
+    count = 0
+    for row in rows:
+        table.add_row(*[str(cell) for cell in row])
+        count += 1
+    if count:
+        stdout.print(table)
+    else:
+        stdout.print(empty)
+
+
+def bytes_text(count: float) -> str:
+    """A number of bytes for people, in binary units."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def duration_text(seconds: float) -> str:
+    """A duration for people: `1h 05m`, `2m 10s`, `45s`."""
+    whole = max(0, int(seconds))
+    hours, rest = divmod(whole, 3600)
+    minutes, seconds = divmod(rest, 60)
+    if hours:
+        return f"{hours}h {minutes:02}m"
+    return f"{minutes}m {int(seconds):02}s" if minutes else f"{int(seconds)}s"

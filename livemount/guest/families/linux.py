@@ -1,0 +1,247 @@
+"""Linux guests: an initrd that logs in to the target, and a root file system that does not cut its own disk off."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from livemount.core.errors import UnsupportedError
+from livemount.core.machine import Firmware
+from livemount.guest import disk as disks
+from livemount.guest import modules
+from livemount.guest.api import GuestReport
+from livemount.guest.cpio import Entry, archive, compress
+from livemount.guest.disk import Disk, Partition
+from livemount.guest.families.family import Family, Job
+from livemount.guest.initrd import KINDS, Initrd, InitrdKind, segments
+from livemount.guest.mounts import mount_inside, mounted
+from livemount.guest.rooted import Root
+from livemount.guest.tools import HOME_IN_INITRD
+
+MOUNTABLE = ("ext4", "ext3", "ext2")
+HOME = "/usr/lib/livemount"
+UNITS = "/etc/systemd/system"
+# What the root file system itself takes, beside the initrds: tools, units, and room to breathe.
+ROOT_SPACE = 32 * 1024 * 1024
+EDITS = {
+    f"{HOME}/init": ("init.sh", 0o755),
+    f"{HOME}/login": ("login.sh", 0o644),
+    f"{HOME}/network": ("network.sh", 0o755),
+    f"{UNITS}/livemount-network.service": ("livemount-network.service", 0o644),
+    f"{UNITS}/networking.service.d/livemount.conf": ("keep-interface.conf", 0o644),
+    f"{UNITS}/ifup@.service.d/livemount.conf": ("keep-interface.conf", 0o644),
+}
+
+
+@dataclass(frozen=True)
+class System:
+    """An installed Linux, its tree mounted."""
+
+    root: Root
+    partition: Partition
+    name: str
+    kind: InitrdKind
+    initrds: list[Initrd]
+
+
+def prepare(job: Job) -> GuestReport | None:
+    """Prepare the disk's Linux; `None` when there is none. Raises `UnsupportedError` when it cannot work."""
+    partition = _find_root(job.disk, job.scratch)
+    if partition is None:
+        return None
+    if job.request.firmware not in job.firmware:
+        can = " and ".join(firmware.upper() for firmware in job.firmware) or "no firmware"
+        raise UnsupportedError(
+            f"the guest on {job.disk.path} cannot boot under {job.request.firmware.upper()}: its disk boots under {can}"
+        )
+    changes = []
+    with _system(job, partition) as system:
+        kernels = []
+        refusals = []
+        for initrd in system.initrds:
+            try:
+                if _prepare_initrd(job, system.root, initrd):
+                    changes.append(f"{initrd.path}: can log in to an iSCSI target")
+                kernels.append(initrd.kernel)
+            except UnsupportedError as error:
+                refusals.append(f"{initrd.path}: {error.message}")
+        if not kernels:
+            raise UnsupportedError(f"no kernel of {system.name} can boot from iSCSI: {'; '.join(refusals)}")
+        changes += [f"not prepared: {refusal}" for refusal in refusals]
+        changes += _edit(job, system)
+    if job.request.firmware == Firmware.UEFI and job.missing_loader is not None:
+        disks.add_removable_loader(job.disk, job.missing_loader, job.scratch)
+        changes.append(f"ESP: {job.missing_loader} copied to {disks.REMOVABLE_LOADER}")
+    return GuestReport(
+        family=FAMILY.name,
+        system=system.name,
+        root=f"{partition.filesystem} UUID={partition.uuid} (partition {partition.number})",
+        firmware=job.firmware,
+        kernels=kernels,
+        changes=changes,
+        seconds=0,
+    )
+
+
+FAMILY = Family("linux", prepare)
+
+
+def _find_root(disk: Disk, scratch: Path) -> Partition | None:
+    """The partition with an installed system; of several, the one whose own fstab says that it is `/`."""
+    candidates = []
+    folder = scratch / "look"
+    folder.mkdir()
+    for partition in disk.partitions:
+        if partition.filesystem in MOUNTABLE:
+            with mounted(disk, partition, folder, writable=False) as tree, Root.at(tree) as root:
+                if root.is_folder("/etc") and _os_release(root) is not None:
+                    own = any(disk.named(name) == partition for name, place in _fstab(root) if place == "/")
+                    candidates.append((not own, partition.number, partition))
+    return min(candidates)[2] if candidates else None
+
+
+@contextmanager
+def _system(job: Job, partition: Partition) -> Iterator[System]:
+    """Mount the tree with its separate /boot and /usr, and look at it."""
+    folder = job.scratch / "root"
+    folder.mkdir()
+    # Left in reverse: the tree's descriptor is closed before the tree is unmounted.
+    with ExitStack() as stack:
+        stack.enter_context(mounted(job.disk, partition, folder, writable=True))
+        root = stack.enter_context(Root.at(folder))
+        for name, place in _fstab(root):
+            if place in ("/boot", "/usr"):
+                _mount_part(job.disk, root, name, place)
+        yield _look(root, partition)
+    descriptor = os.open(job.disk.path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _mount_part(disk: Disk, root: Root, name: str, place: str) -> None:
+    partition = disk.named(name)
+    if partition is None:
+        raise UnsupportedError(f"the guest's {place} is on {name}, which is not on this disk")
+    if partition.filesystem not in MOUNTABLE:
+        raise UnsupportedError(f"the guest's {place} is {partition}, and only {', '.join(MOUNTABLE)} can be prepared")
+    with root.folder(place) as descriptor:
+        mount_inside(disk, partition, descriptor)
+
+
+def _look(root: Root, partition: Partition) -> System:
+    name = _os_release(root) or "Linux"
+    for kind in KINDS:
+        initrds = kind.find(root)
+        if initrds:
+            return System(root, partition, name, kind, initrds)
+    tools = ", ".join(kind.name for kind in KINDS)
+    raise UnsupportedError(
+        f"{name} has no initrd that can be prepared: none of an installed kernel in /boot made by {tools}"
+    )
+
+
+def _os_release(root: Root) -> str | None:
+    for path in ("/etc/os-release", "/usr/lib/os-release"):
+        # A link there may lead to a /usr that is not mounted.
+        if root.is_file(path):
+            for line in root.read_text(path, 64 * 1024).splitlines():
+                key, _, value = line.partition("=")
+                if key == "PRETTY_NAME":
+                    return "".join(c for c in " ".join(_words(value)) if c.isprintable())[:200]
+            return "Linux"
+    return None
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return [text]
+
+
+def _fstab(root: Root) -> list[tuple[str, str]]:
+    """What is mounted where, in order."""
+    if not root.is_file("/etc/fstab"):
+        return []
+    lines = (line.split() for line in root.read_text("/etc/fstab").splitlines())
+    return [(words[0], words[1]) for words in lines if len(words) >= 3 and not words[0].startswith("#")]
+
+
+def _file(name: str) -> bytes:
+    return (files("livemount.guest") / "files" / name).read_bytes()
+
+
+def _prepare_initrd(job: Job, root: Root, initrd: Initrd) -> bool:
+    """Append the segments; whether anything had to change."""
+    data = memoryview(root.read(initrd.path, segments.LARGEST_INITRD))
+    original = len(data)
+    present = None
+    journal = root.read_text(segments.journal_of(initrd.path), 64).strip()
+    marked = segments.read_mark(bytes(data[-segments.MARK_LENGTH :]))
+    if marked is not None:
+        original, present = marked
+    elif journal.isdigit():
+        original = int(journal)
+    if original > len(data):
+        raise UnsupportedError("its mark or journal names a length that it does not have")
+    try:
+        init = segments.original_init(data[:original], job.scratch)
+    except segments.PreparedByHook:
+        return False
+    found = modules.closure(root, initrd.kernel, job.scratch)
+    order = "".join(f"{module.name}\n" for module in found)
+    home = HOME_IN_INITRD
+    kernel = archive(
+        [
+            *(Entry.file(f"{home}/modules/{module.name}", module.data, 0o644) for module in found),
+            Entry.file(f"{home}/modules/order", order.encode(), 0o644),
+            Entry.file(f"{home}/login", _file("login.sh"), 0o644),
+            init,
+            # Last: an initrd that is cut off before it still has the guest's own /init.
+            Entry.file("init", _file("init.sh"), 0o755),
+        ]
+    )
+    base = job.tools.base_segment.read_bytes()
+    digest = hashlib.sha256(base + kernel).hexdigest()
+    if present == digest:
+        return False
+    segments.append(root, initrd.path, original, base, compress(kernel, 6), digest)
+    return True
+
+
+def _edit(job: Job, system: System) -> list[str]:
+    """Write our files into the root file system; one line for each thing that changed."""
+    root = system.root
+    if not any(root.is_file(path) for path in ("/lib/systemd/systemd", "/usr/lib/systemd/systemd")):
+        raise UnsupportedError(f"{system.name} is not started by systemd")
+    if root.free("/") < ROOT_SPACE:
+        raise UnsupportedError(f"no space in / of the guest: {root.free('/')} bytes are free, {ROOT_SPACE} are needed")
+    tools = [
+        root.write(f"{HOME}/busybox", job.tools.busybox.read_bytes(), 0o755),
+        root.write(f"{HOME}/base.cpio.gz", job.tools.base_segment.read_bytes()),
+        root.write(f"{HOME}/modules", "".join(f"{name}\n" for name in modules.WANTED).encode()),
+    ]
+    changes = [f"{HOME}: tools"] if any(tools) else []
+    changes += [path for path, (name, mode) in EDITS.items() if root.write(path, _file(name), mode)]
+    if root.link(f"{UNITS}/sysinit.target.wants/livemount-network.service", "../livemount-network.service"):
+        changes.append("the interface of the root disk keeps its address while the guest runs")
+    if system.kind.keep(root):
+        changes.append(f"{system.kind.name} keeps the iSCSI login in initrds made anew")
+    if job.request.up_url is not None:
+        said = [
+            root.write(f"{HOME}/up", _file("up.sh"), 0o755),
+            root.write(f"{HOME}/up.url", f"{job.request.up_url}\n".encode()),
+            root.write(f"{UNITS}/livemount-up.service", _file("livemount-up.service")),
+            root.link(f"{UNITS}/multi-user.target.wants/livemount-up.service", "../livemount-up.service"),
+        ]
+        if any(said):
+            changes.append(f"livemount-up.service asks {job.request.up_url} at multi-user")
+    return changes

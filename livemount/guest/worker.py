@@ -1,0 +1,75 @@
+"""The process that prepares one disk, in a mount namespace of its own; `prepare` starts it and reads what it prints.
+
+Crash contract: mounts, loop devices and scratch files live in this process's namespace and end with it. The disk may be
+prepared in part then; preparing it again completes it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from livemount.core.errors import LivemountError, UnsupportedError
+from livemount.core.run import run
+from livemount.guest.api import GuestReport, GuestRequest
+from livemount.guest.disk import Disk, bootable, read_disk
+from livemount.guest.families import FAMILIES, Job
+from livemount.guest.tools import GuestTools
+
+PLACES = ("/mnt", "/media", "/srv")
+"""Folders every Linux host has (Filesystem Hierarchy Standard 3.0): one is covered, in this namespace only."""
+NAMES = {
+    "LVM2_member": "LVM",
+    "crypto_LUKS": "LUKS encryption",
+    "linux_raid_member": "Linux software RAID",
+}
+
+
+def prepare_here(path: Path, request: GuestRequest, tools: GuestTools) -> GuestReport:
+    """Prepare the disk, mounting in the present mount namespace."""
+    disk = read_disk(path)
+    firmware, missing_loader = bootable(disk)
+    scratch = _scratch(path, tools.folder)
+    job = Job(disk, request, tools, scratch, firmware, missing_loader)
+    for family in FAMILIES:
+        report = family.prepare(job)
+        if report is not None:
+            return report
+    raise UnsupportedError(f"no Linux root file system that can be prepared is on {path}: {_seen(disk)}")
+
+
+def _scratch(*needed: Path) -> Path:
+    for name in PLACES:
+        place = Path(name)
+        if place.is_dir() and not any(path.resolve().is_relative_to(place) for path in needed):
+            run("mount", "-t", "tmpfs", "-o", "mode=0700,size=75%,nosuid,nodev,noexec", "tmpfs", place)
+            return place
+    raise LivemountError(f"none of {', '.join(PLACES)} is there and free to mount the guest's file systems in")
+
+
+def _seen(disk: Disk) -> str:
+    if not disk.partitions:
+        return "its partition table is empty"
+    kinds = (
+        f"partition {partition.number} is {NAMES.get(kind, kind) if (kind := partition.filesystem) else 'of no known kind'}"
+        for partition in disk.partitions
+    )
+    return ", ".join(kinds)
+
+
+def main() -> None:
+    """Read the job from standard input, print the report or the error as JSON."""
+    job = json.load(sys.stdin)
+    try:
+        report = prepare_here(
+            Path(job["disk"]), GuestRequest.model_validate(job["request"]), GuestTools(Path(job["tools"]))
+        )
+    except LivemountError as error:
+        print(json.dumps({"error": type(error).__name__, "message": error.message, "hint": error.hint}))
+    else:
+        print(json.dumps({"report": report.model_dump(mode="json")}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""A repository of copies, in restic's format (version 2), in a local folder.
+
+A copy is a snapshot with the tag `livemount`, its host name the machine's name, of two files: `/NAME/disk0.raw` and
+`/NAME/machine.json`. A backup leaves a whole snapshot or none; readers need no lock.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from livemount import _native
+from livemount.core.errors import ConflictError, CorruptError, LivemountError, NotFoundError, UsageError
+from livemount.core.machine import Copy, Frozen, MachineDescription, is_name
+from livemount.core.secrets import read_secret
+from livemount.media.detect import detect
+from livemount.media.registry import SourceUri
+from livemount.media.sources.file import RawImage
+
+log = logging.getLogger(__name__)
+
+TAG = "livemount"
+DISK_FILE = "disk0.raw"
+MACHINE_FILE = "machine.json"
+MAX_DESCRIPTION = 1 << 20
+
+Progress = Callable[[int, int], object]
+"""Called some ten times a second with the bytes read and the bytes to read; what it raises ends the backup."""
+
+
+class Note(Frozen):
+    """What a snapshot's description tells, so that a list of copies needs no index."""
+
+    machine: MachineDescription
+    size: int = Field(gt=0)
+    stored: int = Field(ge=0)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The copies of a repository, oldest first, and why others cannot be read."""
+
+    copies: list[Copy]
+    damaged: list[str]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing `check` found. What is no error is a leftover, such as a pack of a backup that was killed."""
+
+    error: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check` found."""
+
+    read_data: bool
+    findings: list[Finding]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error."""
+        return not any(finding.error for finding in self.findings)
+
+
+class Repository:
+    """An open repository. Every method may be called from any thread."""
+
+    def __init__(self, path: Path, native: _native.Repository) -> None:
+        self.path = path
+        self._native = native
+
+    @classmethod
+    def init(cls, path: Path, password_file: Path) -> Repository:
+        """Make a new, encrypted repository in an empty or missing folder.
+
+        Raises `ConflictError` when the folder is not empty, `DeniedError` for a bad password file.
+        """
+        path = path.absolute()
+        return cls(path, _native.Repository.init(path, _password(password_file)))
+
+    @classmethod
+    def open(cls, path: Path, password_file: Path) -> Repository:
+        """Open a repository. Raises `NotFoundError`, `DeniedError` for a wrong password, `CorruptError`."""
+        path = path.absolute()
+        return cls(path, _native.Repository.open(path, _password(password_file)))
+
+    def backup(
+        self,
+        image: Path,
+        name: str,
+        description: MachineDescription | None = None,
+        progress: Progress | None = None,
+    ) -> Copy:
+        """Write a raw image as a copy of the machine `name`. Without a description its firmware is detected.
+
+        Raises `UsageError` for what is no disk image, `NotFoundError`, `ConflictError` when the image changed while
+        it was read, `UnavailableError` when it cannot be read, `NoSpaceError`. There is no copy then.
+        """
+        if not is_name(name):
+            raise UsageError(f"{name!r} cannot name a machine", hint="lower-case letters, digits, hyphens; at most 40")
+        if description is None:
+            description = describe(image)
+        text = description.model_dump_json().encode()
+        done = self._native.backup(image, name, text, progress or (lambda _read, _total: None))
+        log.info("backed up %s as %s@%s: %d bytes added", image, name, done.id[:8], done.added)
+        return self._copy(done.id, name, done.time, Note(machine=description, size=done.size, stored=done.stored))
+
+    def listing(self, name: str | None = None) -> Listing:
+        """The copies (of one machine), and what is damaged: one bad snapshot does not hide the others."""
+        snapshots, damaged = self._native.snapshots()
+        copies = []
+        for snapshot in snapshots:
+            if TAG not in snapshot.tags or (name is not None and snapshot.hostname != name):
+                continue
+            try:
+                copies.append(self._copy(snapshot.id, snapshot.hostname, snapshot.time, self._note(snapshot)))
+            except LivemountError as error:
+                damaged.append(f"the snapshot {snapshot.id} of {self.path}: {error.message}")
+        return Listing(copies, damaged)
+
+    def copies(self, name: str | None = None) -> list[Copy]:
+        """The copies (of one machine), newest last. What is damaged is logged."""
+        listing = self.listing(name)
+        for reason in listing.damaged:
+            log.warning("%s", reason)
+        return listing.copies
+
+    def find(self, reference: str) -> Copy:
+        """The copy that `NAME`, `NAME@latest` or `NAME@ID` (the first digits of it) names.
+
+        Raises `NotFoundError` that lists what there is, `ConflictError` when several copies fit.
+        """
+        name, _, which = reference.partition("@")
+        if not is_name(name) or ("@" in reference and not which):
+            raise UsageError(f"{reference!r} names no copy", hint="NAME, NAME@latest or NAME@ID")
+        everything = self.copies()
+        copies = [copy for copy in everything if copy.name == name]
+        if not copies:
+            names = ", ".join(sorted({copy.name for copy in everything})) or "none"
+            raise NotFoundError(f"{self.path} has no copy of {name}", hint=f"machines with copies: {names}")
+        if which in ("", "latest"):
+            return copies[-1]
+        fitting = [copy for copy in copies if copy.id.startswith(which.lower())]
+        if len(fitting) == 1:
+            return fitting[0]
+        listed = ", ".join(f"{copy.id[:12]} of {copy.time:%Y-%m-%d %H:%M:%S}" for copy in fitting or copies)
+        if fitting:
+            raise ConflictError(f"{reference} names {len(fitting)} copies", hint=f"give more digits: {listed}")
+        raise NotFoundError(f"{self.path} has no copy {reference}", hint=f"copies of {name}: {listed}")
+
+    def check(self, read_data: bool = False) -> CheckReport:
+        """Check the structure, and with `read_data` also every byte that copies need."""
+        findings = [Finding(error, text) for error, text in self._native.check(read_data)]
+        return CheckReport(read_data, findings)
+
+    def digest(self, copy: Copy) -> str:
+        """SHA-256 of the bytes of a copy's disk, in hex; all of it is read."""
+        return self._native.disk(copy.id, _disk_file(copy.name)).digest()
+
+    def _note(self, snapshot: _native.Snapshot) -> Note:
+        if not is_name(snapshot.hostname):
+            raise CorruptError(f"{snapshot.hostname!r} cannot name a machine")
+        if snapshot.description is not None:
+            try:
+                return Note.model_validate_json(snapshot.description)
+            except ValidationError:
+                log.info("the description of snapshot %s is not ours", snapshot.id)
+        # restic's `tag`, `copy` and `rewrite` drop the description: the file in the snapshot tells the same.
+        path = Path("/", snapshot.hostname, MACHINE_FILE)
+        text = self._native.read_file(snapshot.id, path, MAX_DESCRIPTION)
+        disk = self._native.disk(snapshot.id, _disk_file(snapshot.hostname))
+        try:
+            machine = MachineDescription.model_validate_json(text)
+        except ValidationError as error:
+            raise CorruptError(f"{path} does not describe a machine: {error}") from error
+        return Note(machine=machine, size=disk.size, stored=disk.stored)
+
+    def _copy(self, id: str, name: str, microseconds: int, note: Note) -> Copy:
+        return Copy(
+            id=id,
+            name=name,
+            time=datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds),
+            size=note.size,
+            stored=note.stored,
+            description=note.machine,
+            source=str(SourceUri("restic", self.path, {"snapshot": id, "file": str(_disk_file(name))})),
+        )
+
+
+def describe(image: Path) -> MachineDescription:
+    """The description of a machine of which only the disk is known. Raises what `RawImage` raises."""
+    source = RawImage(image)
+    try:
+        return MachineDescription(firmware=detect(source.read, source.size).firmware)
+    finally:
+        source.close()
+
+
+def _disk_file(name: str) -> Path:
+    return Path("/", name, DISK_FILE)
+
+
+def _password(file: Path) -> str:
+    password = read_secret(file)
+    if not password:
+        raise UsageError(f"the password file {file} is empty")
+    return password

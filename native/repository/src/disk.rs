@@ -1,0 +1,342 @@
+//! A disk image in a snapshot, readable at any offset from many threads.
+//!
+//! The index is used once, when the disk is opened; what is kept is 12 bytes a chunk and 52 bytes a distinct chunk.
+//! Every chunk is checked by its MAC and by the SHA-256 that is its id before a byte of it is handed out. Threads that
+//! want the same chunk at once share one read of it.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quick_cache::sync::Cache;
+use rustic_core::Id;
+use sha2::{Digest, Sha256};
+
+use crate::backup::CHUNK;
+use crate::crypto::{hash, id_bytes};
+use crate::error::{Error, Kind, Result};
+use crate::index::{BlobKind, Entry, Index};
+use crate::repository::Repository;
+use crate::workers;
+
+/// Bytes of recently read chunks that are kept.
+const CACHE: u64 = 64 << 20;
+/// More than two shards of the cache would be too small for the 8 MiB chunks that restic makes.
+const CACHE_ITEMS: usize = 64;
+/// What snapshots of other chunks than fixed ones are read in: the average length of those that restic cuts by content.
+const FOREIGN_CHUNK: u64 = 1 << 20;
+/// What the length of fixed chunks must be a multiple of to be told as the size to read in.
+const PAGE: u64 = 4096;
+/// The chunk number of a hole.
+const HOLE: u32 = u32::MAX;
+/// Chunks hashed in one go by `digest`.
+const BATCH: usize = 32;
+
+#[derive(Clone)]
+struct Weight;
+
+impl quick_cache::Weighter<u32, Bytes> for Weight {
+    fn weight(&self, _key: &u32, value: &Bytes) -> u64 {
+        value.len() as u64
+    }
+}
+
+pub struct Disk {
+    repository: Arc<Repository>,
+    packs: Vec<Id>,
+    blobs: Vec<Entry>,
+    /// For each chunk its number in `blobs`, or `HOLE`.
+    chunks: Vec<u32>,
+    /// Where each chunk begins, and the end.
+    starts: Vec<u64>,
+    pub identity: String,
+    pub chunk_size: u64,
+    pub stored: u64,
+    cache: Cache<u32, Bytes, Weight>,
+}
+
+impl Disk {
+    pub fn open(repository: Arc<Repository>, snapshot: &Id, path: &Path) -> Result<Self> {
+        let file = repository.snapshot(snapshot)?;
+        let index = Index::load(&repository)?;
+        let node = repository.file_node(&index, &file, path)?;
+        let name = format!("{} of snapshot {}", path.display(), &*snapshot.to_hex());
+        let content: Vec<Id> = node
+            .content
+            .unwrap_or_default()
+            .into_iter()
+            .map(|id| *id)
+            .collect();
+
+        let mut numbers: HashMap<Id, u32> = HashMap::new();
+        let mut blobs = Vec::new();
+        let mut chunks = Vec::with_capacity(content.len());
+        let mut starts = Vec::with_capacity(content.len() + 1);
+        let mut end = 0_u64;
+        let mut missing = 0_usize;
+        let mut hasher = Sha256::new();
+        for id in &content {
+            let number = match numbers.get(id) {
+                Some(number) => *number,
+                None => {
+                    let Some(entry) = index.find(BlobKind::Data, id) else {
+                        missing += 1;
+                        continue;
+                    };
+                    let number = u32::try_from(blobs.len()).expect("fewer than 2^32 chunks");
+                    blobs.push(*entry);
+                    numbers.insert(*id, number);
+                    number
+                }
+            };
+            let length = blobs[number as usize].content;
+            chunks.push(number);
+            starts.push(end);
+            end += u64::from(length);
+            hasher.update(length.to_le_bytes());
+            hasher.update(id_bytes(id));
+        }
+        starts.push(end);
+        if missing > 0 {
+            return Err(index.missing(&format!("{missing} chunks of {name}")));
+        }
+        if node.meta.size != end {
+            return Err(Error::corrupt(format!(
+                "{name} should have {} bytes, its chunks have {end}",
+                node.meta.size
+            )));
+        }
+        if end == 0 || !end.is_multiple_of(512) {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("{name} is no disk image: it has {end} bytes, not a multiple of 512"),
+            ));
+        }
+
+        let first = u64::from(blobs[chunks[0] as usize].content);
+        let last = chunks.len() - 1;
+        let uniform = starts[..=last]
+            .iter()
+            .zip(0_u64..)
+            .all(|(start, number)| *start == number * first)
+            && end - starts[last] <= first;
+        mark_holes(&mut chunks, &blobs);
+        let stored = chunks
+            .iter()
+            .zip(starts.windows(2))
+            .filter(|(number, _)| **number != HOLE)
+            .map(|(_, bounds)| bounds[1] - bounds[0])
+            .sum();
+        Ok(Self {
+            repository,
+            packs: index.packs,
+            blobs,
+            chunks,
+            starts,
+            identity: hex::encode(hasher.finalize()),
+            chunk_size: if last == 0 {
+                CHUNK
+            } else if uniform && first.is_multiple_of(PAGE) {
+                first
+            } else {
+                FOREIGN_CHUNK
+            },
+            stored,
+            cache: Cache::with_weighter(CACHE_ITEMS, CACHE, Weight),
+        })
+    }
+
+    pub fn size(&self) -> u64 {
+        self.starts[self.chunks.len()]
+    }
+
+    fn check(&self, offset: u64, length: u64) -> Result<()> {
+        if offset
+            .checked_add(length)
+            .is_some_and(|end| end <= self.size())
+        {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Usage,
+            format!(
+                "{length} bytes at {offset} are not within the disk of {} bytes",
+                self.size()
+            ),
+        ))
+    }
+
+    /// The chunks that a range touches.
+    fn touched(&self, offset: u64, length: u64) -> Range<usize> {
+        if length == 0 {
+            return 0..0;
+        }
+        let first = self.starts.partition_point(|start| *start <= offset) - 1;
+        let end = self
+            .starts
+            .partition_point(|start| *start < offset + length);
+        first..end
+    }
+
+    fn chunk(&self, number: u32) -> Result<Bytes> {
+        self.cache.get_or_insert_with(&number, || {
+            let entry = &self.blobs[number as usize];
+            self.repository
+                .read_blob(&self.packs[entry.pack as usize], entry)
+                .map(Bytes::from)
+        })
+    }
+
+    /// The pieces of a range, in order: content, or nothing for zeros, and the length.
+    pub fn pieces(&self, offset: u64, length: u64) -> Result<Vec<(Option<Bytes>, usize)>> {
+        self.check(offset, length)?;
+        self.touched(offset, length)
+            .map(|at| {
+                let begin = self.starts[at].max(offset);
+                let end = self.starts[at + 1].min(offset + length);
+                let within = (begin - self.starts[at]) as usize..(end - self.starts[at]) as usize;
+                Ok(match self.chunks[at] {
+                    HOLE => (None, within.len()),
+                    number => (
+                        Some(self.chunk(number)?.slice(within.clone())),
+                        within.len(),
+                    ),
+                })
+            })
+            .collect()
+    }
+
+    /// The extents of a range as (offset, length, hole), neighbours of one sort joined.
+    pub fn extents(&self, offset: u64, length: u64) -> Result<Vec<(u64, u64, bool)>> {
+        self.check(offset, length)?;
+        let mut found: Vec<(u64, u64, bool)> = Vec::new();
+        for at in self.touched(offset, length) {
+            let begin = self.starts[at].max(offset);
+            let end = self.starts[at + 1].min(offset + length);
+            let hole = self.chunks[at] == HOLE;
+            match found.last_mut() {
+                Some(last) if last.2 == hole => last.1 += end - begin,
+                _ => found.push((begin, end - begin, hole)),
+            }
+        }
+        Ok(found)
+    }
+
+    /// SHA-256 of all bytes, holes as zeros.
+    pub fn digest<E: From<Error>>(
+        &self,
+        mut tick: impl FnMut() -> std::result::Result<(), E>,
+    ) -> std::result::Result<String, E> {
+        let mut hasher = Sha256::new();
+        let zeros = vec![0_u8; 1 << 20];
+        for first in (0..self.chunks.len()).step_by(BATCH) {
+            let batch = first..(first + BATCH).min(self.chunks.len());
+            // Fetched in parallel, hashed in order. Past the cache: it must not push out what a mount reads.
+            let next = std::sync::atomic::AtomicUsize::new(batch.start);
+            let mut fetched = workers::run(
+                workers::threads().min(batch.len()),
+                |stop| {
+                    let mut mine = Vec::new();
+                    while !stop.is_set() {
+                        let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        if at >= batch.end {
+                            break;
+                        }
+                        if self.chunks[at] != HOLE {
+                            let entry = &self.blobs[self.chunks[at] as usize];
+                            let pack = &self.packs[entry.pack as usize];
+                            mine.push((at, self.repository.read_blob(pack, entry)?));
+                        }
+                    }
+                    Ok(mine)
+                },
+                &mut tick,
+            )?
+            .into_iter()
+            .flatten()
+            .collect::<HashMap<_, _>>();
+            tick()?;
+            for at in batch {
+                if let Some(content) = fetched.remove(&at) {
+                    hasher.update(&content);
+                } else {
+                    let mut left = (self.starts[at + 1] - self.starts[at]) as usize;
+                    while left > 0 {
+                        let step = left.min(zeros.len());
+                        hasher.update(&zeros[..step]);
+                        left -= step;
+                    }
+                }
+            }
+        }
+        Ok(hex::encode(hasher.finalize()))
+    }
+}
+
+/// A small file of a snapshot, such as the machine's description.
+pub fn read_small(
+    repository: &Repository,
+    snapshot: &Id,
+    path: &Path,
+    limit: u64,
+) -> Result<Vec<u8>> {
+    let file = repository.snapshot(snapshot)?;
+    let index = Index::load(repository)?;
+    let node = repository.file_node(&index, &file, path)?;
+    if node.meta.size > limit {
+        return Err(Error::corrupt(format!(
+            "{} of snapshot {} has {} bytes, more than the {limit} that are allowed",
+            path.display(),
+            &*snapshot.to_hex(),
+            node.meta.size
+        )));
+    }
+    let mut text = Vec::new();
+    for id in node.content.unwrap_or_default() {
+        let entry = index
+            .find(BlobKind::Data, &id)
+            .ok_or_else(|| index.missing(&format!("the chunk {}", &*id.to_hex())))?;
+        text.extend(repository.read_blob(&index.packs[entry.pack as usize], entry)?);
+    }
+    Ok(text)
+}
+
+/// Mark the chunks of zeros, which are known by their ids.
+///
+/// Only lengths that chunks of zeros have are tried, for each costs a hash: whole 64 KiB (fixed chunks, and the largest
+/// of the content-defined ones, which is what zeros come in), and the last chunk.
+fn mark_holes(chunks: &mut [u32], blobs: &[Entry]) {
+    let last = chunks.last().copied();
+    let mut zero_ids: HashMap<u32, Id> = HashMap::new();
+    let holes: Vec<bool> = blobs
+        .iter()
+        .zip(0_u32..)
+        .map(|(blob, number)| {
+            (blob.content.is_multiple_of(1 << 16) || Some(number) == last)
+                && *zero_ids
+                    .entry(blob.content)
+                    .or_insert_with(|| hash(&vec![0; blob.content as usize]))
+                    == blob.id
+        })
+        .collect();
+    for chunk in chunks {
+        if holes[*chunk as usize] {
+            *chunk = HOLE;
+        }
+    }
+}
+
+/// The id of a snapshot from 64 hex digits.
+pub fn parse_id(text: &str) -> Result<Id> {
+    if text.len() == 64
+        && let Ok(id) = text.parse()
+    {
+        return Ok(id);
+    }
+    Err(Error::new(
+        Kind::Usage,
+        format!("{text:?} is no snapshot id: 64 hex digits"),
+    ))
+}

@@ -1,0 +1,16 @@
+//! Disk images as copies in a repository of restic's format, version 2.
+//!
+//! `rustic_core` gives keys, snapshots, trees and `check`; packs and indexes are written and read here, so that any
+//! error ends a backup, and every chunk is checked against its id.
+
+mod backup;
+mod crypto;
+mod disk;
+mod error;
+mod index;
+mod python;
+mod repository;
+mod store;
+mod workers;
+
+pub use python::register;

@@ -1,0 +1,46 @@
+"""The environment that all end-to-end tests share: own home, own namespaces, a real guest in a repository."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from demo import leftovers
+from demo.guest import build_guest
+from livemount.core.settings import Settings
+from tests.support.site import Site
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[Site]:
+    """An environment for all end-to-end tests of a run; torn down and checked to be gone."""
+    home = Path(tempfile.mkdtemp(prefix="lm-e2e-", dir="/var/tmp"))
+    settings = Settings(home=home, environment=f"e{os.getpid() % 1_000_000}")
+    site = Site(settings)
+    try:
+        image = build_guest(settings.cache / "guests", hostname="web01", cache=settings.cache)
+        site.run("repository", "init")
+        site.run("backup", str(image), "--name", "web01", "--memory", "768")
+        site.run("backup", str(image), "--name", "web02", "--memory", "768", "--firmware", "uefi")
+        site.run("environment", "up")
+        yield site
+        for mount in site.ask("mounts")["mounts"]:
+            site.run("unmount", mount["mount"])
+    finally:
+        site.run("environment", "down")
+        left = {kind: names for kind, names in leftovers.of_environment(site.paths).items() if names}
+        shutil.rmtree(home)
+        assert not left, left
+
+
+@pytest.fixture
+def clean_site(site: Site) -> Iterator[Site]:
+    """The environment with no mount in it, before and after."""
+    site.assert_nothing_left()
+    yield site
+    site.assert_nothing_left()
