@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import MIB, Host, make_source, wait_for
 
 from livemount.core.errors import UnavailableError
 from livemount.driver.api import PseudoDiskSpec
+from tests.integration.driver.conftest import MIB, Host, make_source, wait_for
 
 pytestmark = pytest.mark.integration
 
