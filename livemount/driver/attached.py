@@ -30,7 +30,7 @@ from livemount.driver.recall_store import RecallStore
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT = 600.0
+START_TIMEOUT = 120.0
 """Seconds a worker may take to open its source and stores."""
 END_TIMEOUT = 60.0
 UNMOUNT_PATIENCE = 5.0
@@ -41,10 +41,10 @@ SLOWEST_RETRY = 10.0
 class Worker:
     """A running worker process, ours or one that an earlier supervisor started."""
 
-    def __init__(self, pid: int, child: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(self, pid: int, pidfd: int, child: subprocess.Popen[bytes] | None = None) -> None:
         self._child = child
         self.pid = pid
-        self._pidfd = os.pidfd_open(pid)
+        self._pidfd = pidfd
 
     def wait(self, timeout: float | None) -> bool:
         """Whether it ended within `timeout` seconds."""
@@ -74,7 +74,9 @@ class AttachedDisk:
         self.lock = threading.RLock()
         self._descriptor: int | None = None
         self._worker: Worker | None = None
+        self._up = threading.Event()
         self._ended = threading.Event()
+        self._failure: Exception | None = None
 
     def attach(self) -> None:
         """Bring the disk up for the first time, with errors for the user, and watch over it from then on."""
@@ -103,23 +105,28 @@ class AttachedDisk:
                 with protocol.connect(self.files.control, 5) as client:
                     client.sendall(protocol.encode({"call": "descriptor"}))
                     answer, descriptors, _, _ = socket.recv_fds(client, 4096, 1)
-                worker = Worker(json.loads(answer)["result"])
+                pid = json.loads(answer)["result"]
+                worker = Worker(pid, os.pidfd_open(pid))
             except (OSError, ValueError):
                 time.sleep(0.05)
                 continue
             self._descriptor, self._worker = descriptors[0], worker
+            self._up.set()
             log.info("disk %s: worker %d goes on", self.spec.id, worker.pid)
             return
         log.info("disk %s: no worker", self.spec.id)
 
     def _worker_lives(self) -> bool:
+        return self._is_locked() and mounting.device_number(self.files.mount_point) is not None
+
+    def _is_locked(self) -> bool:
         try:
             with self.files.lock.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False
         except BlockingIOError:
-            return mounting.device_number(self.files.mount_point) is not None
+            return True
         return False
 
     def _mount(self) -> None:
@@ -151,14 +158,17 @@ class AttachedDisk:
                 pass_fds=[self._descriptor],
                 # A session of its own: signals meant for the supervisor are not for it.
                 start_new_session=True,
+                # Chunks come and go in all threads; an arena for each would keep their memory.
+                env={**os.environ, "MALLOC_ARENA_MAX": "2"},
             )
-        worker = Worker(child.pid, child)
+        worker = Worker(child.pid, os.pidfd_open(child.pid), child)
         try:
             protocol.result_of(self._first_answer(child, task))
         except BaseException:
             worker.kill()
             raise
         self._worker = worker
+        self._up.set()
 
     def _first_answer(self, child: subprocess.Popen[bytes], task: protocol.Message) -> protocol.Message:
         assert child.stdin is not None  # noqa: S101
@@ -190,6 +200,7 @@ class AttachedDisk:
                 if worker is not self._worker:
                     continue
                 self._worker = None
+                self._up.clear()
                 started = time.monotonic()
                 try:
                     self._start_worker(eager=False)
@@ -200,8 +211,16 @@ class AttachedDisk:
                     continue
                 except (LivemountError, OSError) as error:
                     log.error("disk %s: %s", self.spec.id, error)
+                    self._failure = error
             self._ended.wait(max(0.0, pause - (time.monotonic() - started)))
             pause = min(2 * pause, SLOWEST_RETRY)
+
+    def wait_until_up(self) -> None:
+        """Return when a worker serves the disk. Raises why none does."""
+        if not self._up.wait(END_TIMEOUT):
+            raise UnavailableError(
+                f"the disk {self.spec.id} cannot be brought up again: {self._failure}", hint=f"see {self.files.log}"
+            )
 
     def flush(self) -> None:
         """Have the worker make everything durable; a worker that is just being replaced is waited for."""
@@ -261,6 +280,16 @@ class AttachedDisk:
             self._unmount_by_force()
             self.delete()
 
+    def remove(self) -> None:
+        """Delete what is left of a disk that is not attached, after an earlier supervisor's worker is gone."""
+        mounting.clear(self.files.mount_point)
+        deadline = time.monotonic() + END_TIMEOUT
+        while self._is_locked():
+            if time.monotonic() > deadline:
+                raise UnavailableError(f"a worker of disk {self.spec.id} does not end", hint=f"see {self.files.log}")
+            time.sleep(0.02)
+        self.delete()
+
     def delete(self) -> None:
         """Delete the files of a disk that is down; the recall store goes when nobody else uses it."""
         facts = self.files.facts()
@@ -287,10 +316,3 @@ class AttachedDisk:
             worker_restarts=counters[Counter.WORKER_RESTARTS],
         )
         return PseudoDiskState(spec=self.spec, path=self.files.disk, stats=stats)
-
-
-def remove_stale(spec: PseudoDiskSpec) -> None:
-    """Delete what is left of a disk that is not attached."""
-    disk = AttachedDisk(spec)
-    mounting.clear(disk.files.mount_point)
-    disk.delete()

@@ -23,7 +23,7 @@ from livemount.core.machine import Frozen, is_name
 from livemount.core.settings import HostPaths
 from livemount.driver import protocol
 from livemount.driver.api import PseudoDiskSpec, PseudoDiskState
-from livemount.driver.attached import AttachedDisk, remove_stale
+from livemount.driver.attached import AttachedDisk
 from livemount.driver.layout import replace_file
 
 log = logging.getLogger(__name__)
@@ -100,6 +100,7 @@ class Supervisor:
                         self._write_record(before)
                     raise
                 self._disks[spec.id] = disk
+            self._disks[spec.id].wait_until_up()
             return self._disks[spec.id].state()
 
     def detach(self, id: str) -> None:
@@ -117,10 +118,13 @@ class Supervisor:
         with self._locks[id]:
             disk = self._disks.pop(id, None)
             record = self._record(id)
+            if record is not None:
+                # Killed from here on, the next supervisor does not bring it up again.
+                self._write_record(Record(spec=record.spec, attached=False))
             if disk is not None:
                 disk.destroy()
             elif record is not None:
-                remove_stale(record.spec)
+                AttachedDisk(record.spec).remove()
             path.unlink(missing_ok=True)
 
     def state(self, id: str) -> PseudoDiskState:

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
 pub enum Error {
@@ -24,7 +25,7 @@ impl From<io::Error> for Error {
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
         match error {
-            Error::Io(error) => error.into(),
+            Error::Io(error) => os_error(errno(&error)),
             Error::Corrupt(message) => Python::attach(|py| {
                 let raised = py
                     .import("livemount.core.errors")
@@ -33,6 +34,11 @@ impl From<Error> for PyErr {
             }),
         }
     }
+}
+
+/// An `OSError` with its errno, which pyo3's own conversion leaves out.
+pub fn os_error(errno: i32) -> PyErr {
+    PyOSError::new_err((errno, io::Error::from_raw_os_error(errno).to_string()))
 }
 
 pub fn errno(error: &io::Error) -> i32 {

@@ -18,11 +18,11 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
 use parking_lot::Mutex;
-use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::disk::{Disk, Fault, REGION};
+use crate::error::{errno, os_error};
 use crate::requests::{Operation, Outcome, Requests};
 
 /// A disk over its stores; see `livemount/_native.pyi`.
@@ -30,10 +30,6 @@ use crate::requests::{Operation, Outcome, Requests};
 struct PseudoDisk {
     requests: Arc<Requests>,
     session: Mutex<Option<fuse::Session>>,
-}
-
-fn os_error(errno: i32) -> PyErr {
-    PyOSError::new_err((errno, std::io::Error::from_raw_os_error(errno).to_string()))
 }
 
 impl PseudoDisk {
@@ -93,7 +89,7 @@ impl PseudoDisk {
         // SAFETY: duplicates a descriptor; the result is checked before it is owned.
         let own = unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 3) };
         if own < 0 {
-            return Err(std::io::Error::last_os_error().into());
+            return Err(os_error(errno(&std::io::Error::last_os_error())));
         }
         // SAFETY: `own` was just made and nobody else has it.
         let device = fuse::Device::new(unsafe { OwnedFd::from_raw_fd(own) });

@@ -7,11 +7,13 @@ use std::path::PathBuf;
 
 use pyo3::prelude::*;
 
+use crate::error::{errno, os_error};
+
 /// From the kernel's `include/uapi/linux/prctl.h`; the libc crate does not have it for all C libraries.
 const PR_SET_IO_FLUSHER: libc::c_int = 57;
 
 fn checked(result: libc::c_int) -> PyResult<()> {
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error().into()) }
+    if result == 0 { Ok(()) } else { Err(os_error(errno(&io::Error::last_os_error()))) }
 }
 
 fn c_string(path: PathBuf) -> PyResult<CString> {

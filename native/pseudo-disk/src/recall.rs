@@ -43,6 +43,11 @@ impl RecallStore {
         (offset, self.chunk_size.min(self.size - offset) as usize)
     }
 
+    /// Whether the store answers for a chunk.
+    pub fn has(&self, chunk: u64) -> bool {
+        matches!(self.states.bytes()[STATES + chunk as usize].load(Ordering::Acquire), PRESENT | ZERO)
+    }
+
     /// Reads from the store or from `hand`; chunks that are in neither are added to `missing`.
     pub fn read(&self, buffer: &mut [u8], offset: u64, hand: &[Chunk], missing: &mut Vec<u64>) -> Result<(), i32> {
         let (mut position, mut rest) = (offset, buffer);

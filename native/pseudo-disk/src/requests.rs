@@ -120,14 +120,19 @@ impl Requests {
                     self.filled.wait(&mut queue);
                 }
             };
-            let fetched = catch_unwind(AssertUnwindSafe(|| self.fetch(chunk))).unwrap_or(Err(libc::EIO));
-            if let Ok(bytes) = &fetched {
+            let fetched = if self.disk.recall.has(chunk) {
+                // It came between the request's look and its waiting, or from another mount's worker.
+                Ok(None)
+            } else {
+                catch_unwind(AssertUnwindSafe(|| self.fetch(chunk))).unwrap_or(Err(libc::EIO)).map(Some)
+            };
+            if let Ok(Some(bytes)) = &fetched {
                 self.disk.counters.add(Counter::RecalledBytes, bytes.len() as u64);
                 self.disk.recall.keep(chunk, bytes);
             }
             let requests = self.queue.lock().waiting.remove(&chunk).unwrap_or_default();
             for request in requests {
-                let arrived = fetched.as_ref().map(|bytes| (chunk, Arc::clone(bytes))).map_err(|errno| *errno);
+                let arrived = fetched.clone().map(|bytes| bytes.map(|bytes| (chunk, bytes)));
                 let guarded = AssertUnwindSafe(|| self.arrived(&request, arrived));
                 if catch_unwind(guarded).is_err() {
                     finish(&request, Err(libc::EIO));
@@ -148,9 +153,10 @@ impl Requests {
         }
     }
 
-    fn arrived(&self, request: &Arc<Waiting>, chunk: Result<Chunk, i32>) {
+    /// Notes a chunk (none when it is in the store now); the last one makes the request go on.
+    fn arrived(&self, request: &Arc<Waiting>, chunk: Result<Option<Chunk>, i32>) {
         match chunk {
-            Ok(chunk) => request.hand.lock().push(chunk),
+            Ok(chunk) => request.hand.lock().extend(chunk),
             Err(errno) => request.failure.store(errno, Ordering::Release),
         }
         if request.missing.fetch_sub(1, Ordering::AcqRel) != 1 {

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from livemount._native import unmount
+from livemount.core.errors import UnavailableError
 from livemount.core.settings import HostPaths
 from livemount.driver import protocol
 from livemount.driver.api import PseudoDiskSpec
@@ -52,7 +53,6 @@ class Host:
         self.paths = HostPaths(root)
         self.client = DriverClient(self.paths.driver_socket)
         self.process: subprocess.Popen[bytes] | None = None
-        self.workers: set[int] = set()
 
     def start(self) -> None:
         """Start the service and wait until it answers."""
@@ -67,7 +67,7 @@ class Host:
         assert self.process.poll() is None, (self.root / "driver.log").read_text()
         try:
             self.client.states()
-        except Exception:
+        except UnavailableError:
             return False
         return True
 
@@ -82,25 +82,23 @@ class Host:
         fields = {"directory": self.paths.mounts / id, "recall_directory": self.paths.recall, **changes}
         return PseudoDiskSpec(id=id, source=f"file://{source}", **fields)
 
-    def worker(self, id: str) -> int:
+    def worker(self, id: str, directory: Path | None = None) -> int:
         """The process id of a disk's worker."""
-        pid = int(protocol.call(DiskFiles(self.paths.mounts / id).control, {"call": "descriptor"}, timeout=5))
-        self.workers.add(pid)
-        return pid
+        files = DiskFiles(directory or self.paths.mounts / id)
+        return int(protocol.call(files.control, {"call": "descriptor"}, timeout=5))
 
-    def kill_worker(self, id: str) -> None:
+    def kill_worker(self, id: str, directory: Path | None = None) -> None:
         """Kill a disk's worker once it runs."""
-        pid = 0
+        found: list[int] = []
 
-        def found() -> bool:
-            nonlocal pid
-            with contextlib.suppress(Exception):
-                pid = self.worker(id)
-            return pid != 0
+        def find() -> bool:
+            with contextlib.suppress(UnavailableError):
+                found.append(self.worker(id, directory))
+            return bool(found)
 
-        wait_for(found)
+        wait_for(find)
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(found[0], signal.SIGKILL)
 
     def mounts(self) -> list[Path]:
         """What is mounted below the root."""

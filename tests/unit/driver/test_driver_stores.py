@@ -410,19 +410,24 @@ def test_flush_after_a_kill_covers_what_the_killed_process_wrote(bench: Bench) -
 
 
 def test_concurrent_parts_of_one_block(bench: Bench) -> None:
-    """Sixteen writers of neighbouring parts: none may undo another's."""
+    """Eight writers of neighbouring parts of blocks not yet private: none may undo another's."""
+    blocks = range(CHUNK // BLOCK, 9 * CHUNK // BLOCK)
+    barrier = threading.Barrier(8)
     with opened(bench) as disk:
+        disk.read(CHUNK, 8 * CHUNK)
 
         def write(part: int) -> None:
-            for turn in range(40):
-                disk.write(5 * CHUNK + part * 256, bytes([part * 16 + turn % 16]) * 256)
+            for block in blocks:
+                barrier.wait(30)
+                disk.write(block * BLOCK + part * 512, bytes([part + 1]) * 512)
 
-        threads = [threading.Thread(target=write, args=(part,)) for part in range(16)]
+        threads = [threading.Thread(target=write, args=(part,)) for part in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert disk.read(5 * CHUNK, BLOCK) == b"".join(bytes([part * 16 + 39 % 16]) * 256 for part in range(16))
+        expected = b"".join(bytes([part + 1]) * 512 for part in range(8))
+        assert disk.read(CHUNK, 8 * CHUNK) == expected * len(blocks)
 
 
 def test_requests_beyond_the_disk_are_refused(bench: Bench) -> None:
