@@ -6,8 +6,8 @@
 
 use std::collections::HashSet;
 use std::fs::{File, Metadata};
-use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -66,31 +66,22 @@ struct Packer<'a> {
 
 impl<'a> Packer<'a> {
     fn new(repository: &'a Repository, kind: BlobKind) -> Self {
-        Self {
-            repository,
-            kind,
-            filling: Mutex::default(),
-            done: Mutex::default(),
-            added: AtomicU64::new(0),
-        }
+        Self { repository, kind, filling: Mutex::default(), done: Mutex::default(), added: AtomicU64::new(0) }
     }
 
     /// Compress, encrypt and add a blob; a pack that is full is written by the thread that filled it.
     fn add(&self, id: Id, content: &[u8]) -> Result<()> {
-        let length = u32::try_from(content.len())
-            .map_err(|_| Error::new(Kind::Unsupported, "a blob has more than 4 GiB"))?;
+        let length =
+            u32::try_from(content.len()).map_err(|_| Error::new(Kind::Unsupported, "a blob has more than 4 GiB"))?;
         let packed = match self.repository.level {
             None => None,
             Some(level) => {
-                let packed = zstd::bulk::compress(content, level)
-                    .map_err(|error| Error::io("cannot compress", &error))?;
+                let packed =
+                    zstd::bulk::compress(content, level).map_err(|error| Error::io("cannot compress", &error))?;
                 (packed.len() < content.len()).then_some(packed)
             }
         };
-        let sealed = self
-            .repository
-            .key
-            .seal(packed.as_deref().unwrap_or(content));
+        let sealed = self.repository.key.seal(packed.as_deref().unwrap_or(content));
         let full = {
             let mut guard = self.filling.lock().expect("no thread panics holding it");
             let (parts, blobs, size) = &mut *guard;
@@ -133,17 +124,13 @@ impl<'a> Packer<'a> {
         self.repository.store.write(FileType::Pack, &id, &parts)?;
         let size: usize = parts.iter().map(Bytes::len).sum();
         self.added.fetch_add(size as u64, Ordering::Relaxed);
-        self.done
-            .lock()
-            .expect("no thread panics holding it")
-            .push(IndexPack { id, blobs });
+        self.done.lock().expect("no thread panics holding it").push(IndexPack { id, blobs });
         Ok(())
     }
 
     /// Write what is left, and return the packs and the bytes that were written.
     fn finish(self) -> Result<(Vec<IndexPack>, u64)> {
-        let (parts, blobs, _) =
-            std::mem::take(&mut *self.filling.lock().expect("no thread panics holding it"));
+        let (parts, blobs, _) = std::mem::take(&mut *self.filling.lock().expect("no thread panics holding it"));
         if !blobs.is_empty() {
             self.write(parts, blobs)?;
         }
@@ -175,9 +162,7 @@ pub fn backup<E: From<Error>>(
     let new = Mutex::new(HashSet::new());
     let put = |content: &[u8]| -> Result<Id> {
         let id = hash(content);
-        if index.find(BlobKind::Data, &id).is_none()
-            && new.lock().expect("no thread panics holding it").insert(id)
-        {
+        if index.find(BlobKind::Data, &id).is_none() && new.lock().expect("no thread panics holding it").insert(id) {
             data.add(id, content)?;
         }
         Ok(id)
@@ -237,24 +222,10 @@ pub fn backup<E: From<Error>>(
     let machine = put(description)?;
 
     let trees = Packer::new(repository, BlobKind::Tree);
-    let disk = file_node(
-        DISK_FILE,
-        source.size,
-        &source.metadata,
-        content.into_iter().flatten().collect(),
-    );
-    let machine = file_node(
-        MACHINE_FILE,
-        description.len() as u64,
-        &source.metadata,
-        vec![machine],
-    );
+    let disk = file_node(DISK_FILE, source.size, &source.metadata, content.into_iter().flatten().collect());
+    let machine = file_node(MACHINE_FILE, description.len() as u64, &source.metadata, vec![machine]);
     let folder = put_tree(&index, &trees, vec![disk, machine])?;
-    let root = put_tree(
-        &index,
-        &trees,
-        vec![directory_node(name, folder, &source.metadata)],
-    )?;
+    let root = put_tree(&index, &trees, vec![directory_node(name, folder, &source.metadata)])?;
 
     let (data_packs, data_added) = data.finish()?;
     let (tree_packs, tree_added) = trees.finish()?;
@@ -285,18 +256,11 @@ pub fn backup<E: From<Error>>(
         ..SnapshotFile::default()
     };
     let id = repository.write_json(FileType::Snapshot, &snapshot)?;
-    Ok(Written {
-        snapshot: id,
-        time: started,
-        size: source.size,
-        stored,
-        added: data_added + tree_added,
-    })
+    Ok(Written { snapshot: id, time: started, size: source.size, stored, added: data_added + tree_added })
 }
 
 fn list(text: &str) -> Result<StringList> {
-    text.parse()
-        .map_err(|error| Error::new(Kind::Usage, format!("{text:?}: {error}")))
+    text.parse().map_err(|error| Error::new(Kind::Usage, format!("{text:?}: {error}")))
 }
 
 fn write_index(repository: &Repository, packs: impl Iterator<Item = IndexPack>) -> Result<()> {
@@ -317,9 +281,7 @@ fn write_index(repository: &Repository, packs: impl Iterator<Item = IndexPack>) 
 }
 
 fn put_tree(index: &Index, packer: &Packer<'_>, nodes: Vec<Node>) -> Result<TreeId> {
-    let (text, id) = Tree { nodes }
-        .serialize()
-        .map_err(|error| Error::new(Kind::Internal, error.to_string()))?;
+    let (text, id) = Tree { nodes }.serialize().map_err(|error| Error::new(Kind::Internal, error.to_string()))?;
     if index.find(BlobKind::Tree, &id).is_none() {
         packer.add(*id, &text)?;
     }
@@ -371,22 +333,17 @@ struct Image<'a> {
 
 impl<'a> Image<'a> {
     fn open(path: &'a Path) -> Result<Self> {
-        let fail = |error: io::Error| {
-            Error::io(&format!("cannot read the image {}", path.display()), &error)
-        };
-        let bad = |reason: &str| {
-            Error::new(
-                Kind::Usage,
-                format!("{} is no disk image: {reason}", path.display()),
-            )
-        };
+        let fail = |error: io::Error| Error::io(&format!("cannot read the image {}", path.display()), &error);
+        let bad = |reason: &str| Error::new(Kind::Usage, format!("{} is no disk image: {reason}", path.display()));
         // Before it is opened: opening a pipe would wait for its writer.
-        if !std::fs::metadata(path).map_err(fail)?.is_file() {
-            return Err(bad("it is not a regular file"));
+        let kind = std::fs::metadata(path).map_err(fail)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(bad("it is not a regular file or block device"));
         }
-        let file = File::open(path).map_err(fail)?;
+        let mut file = File::open(path).map_err(fail)?;
         let metadata = file.metadata().map_err(fail)?;
-        let size = metadata.len();
+        // The length that metadata gives is none for a device.
+        let size = file.seek(SeekFrom::End(0)).map_err(fail)?;
         if size == 0 {
             return Err(bad("it is empty"));
         }
@@ -395,17 +352,9 @@ impl<'a> Image<'a> {
                 .hint("a raw image is wanted; `qemu-img convert -O raw` makes one"));
         }
         if size > MAX_IMAGE {
-            return Err(Error::new(
-                Kind::Unsupported,
-                format!("{} has {size} bytes, more than 4 TiB", path.display()),
-            ));
+            return Err(Error::new(Kind::Unsupported, format!("{} has {size} bytes, more than 4 TiB", path.display())));
         }
-        Ok(Self {
-            path,
-            file,
-            metadata,
-            size,
-        })
+        Ok(Self { path, file, metadata, size })
     }
 
     fn length(&self, chunk: u64) -> u64 {
@@ -413,19 +362,13 @@ impl<'a> Image<'a> {
     }
 
     fn fail(&self, error: &io::Error) -> Error {
-        Error::io(
-            &format!("cannot read the image {}", self.path.display()),
-            error,
-        )
+        Error::io(&format!("cannot read the image {}", self.path.display()), error)
     }
 
     fn changed(&self, how: &str) -> Error {
         Error::new(
             Kind::Conflict,
-            format!(
-                "the image {} {how} while it was read; no copy was made",
-                self.path.display()
-            ),
+            format!("the image {} {how} while it was read; no copy was made", self.path.display()),
         )
         .hint("stop what writes to it, or back up a snapshot of it")
     }
@@ -469,25 +412,15 @@ impl<'a> Image<'a> {
         Ok(chunks)
     }
 
-    /// Whether the image is still what it was when it was opened.
+    /// Whether the image is still what it was when it was opened. Writes to a block device leave no trace in these facts.
     fn check_unchanged(&self) -> Result<()> {
         let facts = |metadata: &Metadata| {
-            (
-                metadata.dev(),
-                metadata.ino(),
-                metadata.len(),
-                metadata.mtime(),
-                metadata.mtime_nsec(),
-            )
+            (metadata.dev(), metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec())
         };
         let before = facts(&self.metadata);
         let now = std::fs::metadata(self.path).map_err(|error| self.fail(&error))?;
         // Both: the file that was read, and what the path names now.
         let read = self.file.metadata().map_err(|error| self.fail(&error))?;
-        if facts(&now) == before && facts(&read) == before {
-            Ok(())
-        } else {
-            Err(self.changed("was changed"))
-        }
+        if facts(&now) == before && facts(&read) == before { Ok(()) } else { Err(self.changed("was changed")) }
     }
 }

@@ -44,12 +44,7 @@ impl Key {
         let (text, tag) = rest.split_at_checked(rest.len().checked_sub(TAG)?)?;
         let mut plain = text.to_vec();
         Aes256CtrPoly1305Aes::new(&self.0)
-            .decrypt_in_place_detached(
-                Nonce::from_slice(nonce),
-                &[],
-                &mut plain,
-                Tag::from_slice(tag),
-            )
+            .decrypt_in_place_detached(Nonce::from_slice(nonce), &[], &mut plain, Tag::from_slice(tag))
             .ok()?;
         Some(plain)
     }

@@ -63,12 +63,7 @@ impl Disk {
         let index = Index::load(&repository)?;
         let node = repository.file_node(&index, &file, path)?;
         let name = format!("{} of snapshot {}", path.display(), &*snapshot.to_hex());
-        let content: Vec<Id> = node
-            .content
-            .unwrap_or_default()
-            .into_iter()
-            .map(|id| *id)
-            .collect();
+        let content: Vec<Id> = node.content.unwrap_or_default().into_iter().map(|id| *id).collect();
 
         let mut numbers: HashMap<Id, u32> = HashMap::new();
         let mut blobs = Vec::new();
@@ -103,10 +98,7 @@ impl Disk {
             return Err(index.missing(&format!("{missing} chunks of {name}")));
         }
         if node.meta.size != end {
-            return Err(Error::corrupt(format!(
-                "{name} should have {} bytes, its chunks have {end}",
-                node.meta.size
-            )));
+            return Err(Error::corrupt(format!("{name} should have {} bytes, its chunks have {end}", node.meta.size)));
         }
         if end == 0 || !end.is_multiple_of(512) {
             return Err(Error::new(
@@ -117,10 +109,7 @@ impl Disk {
 
         let first = u64::from(blobs[chunks[0] as usize].content);
         let last = chunks.len() - 1;
-        let uniform = starts[..=last]
-            .iter()
-            .zip(0_u64..)
-            .all(|(start, number)| *start == number * first)
+        let uniform = starts[..=last].iter().zip(0_u64..).all(|(start, number)| *start == number * first)
             && end - starts[last] <= first;
         mark_holes(&mut chunks, &blobs);
         let stored = chunks
@@ -153,18 +142,12 @@ impl Disk {
     }
 
     fn check(&self, offset: u64, length: u64) -> Result<()> {
-        if offset
-            .checked_add(length)
-            .is_some_and(|end| end <= self.size())
-        {
+        if offset.checked_add(length).is_some_and(|end| end <= self.size()) {
             return Ok(());
         }
         Err(Error::new(
             Kind::Usage,
-            format!(
-                "{length} bytes at {offset} are not within the disk of {} bytes",
-                self.size()
-            ),
+            format!("{length} bytes at {offset} are not within the disk of {} bytes", self.size()),
         ))
     }
 
@@ -174,18 +157,14 @@ impl Disk {
             return 0..0;
         }
         let first = self.starts.partition_point(|start| *start <= offset) - 1;
-        let end = self
-            .starts
-            .partition_point(|start| *start < offset + length);
+        let end = self.starts.partition_point(|start| *start < offset + length);
         first..end
     }
 
     fn chunk(&self, number: u32) -> Result<Bytes> {
         self.cache.get_or_insert_with(&number, || {
             let entry = &self.blobs[number as usize];
-            self.repository
-                .read_blob(&self.packs[entry.pack as usize], entry)
-                .map(Bytes::from)
+            self.repository.read_blob(&self.packs[entry.pack as usize], entry).map(Bytes::from)
         })
     }
 
@@ -199,10 +178,7 @@ impl Disk {
                 let within = (begin - self.starts[at]) as usize..(end - self.starts[at]) as usize;
                 Ok(match self.chunks[at] {
                     HOLE => (None, within.len()),
-                    number => (
-                        Some(self.chunk(number)?.slice(within.clone())),
-                        within.len(),
-                    ),
+                    number => (Some(self.chunk(number)?.slice(within.clone())), within.len()),
                 })
             })
             .collect()
@@ -276,12 +252,7 @@ impl Disk {
 }
 
 /// A small file of a snapshot, such as the machine's description.
-pub fn read_small(
-    repository: &Repository,
-    snapshot: &Id,
-    path: &Path,
-    limit: u64,
-) -> Result<Vec<u8>> {
+pub fn read_small(repository: &Repository, snapshot: &Id, path: &Path, limit: u64) -> Result<Vec<u8>> {
     let file = repository.snapshot(snapshot)?;
     let index = Index::load(repository)?;
     let node = repository.file_node(&index, &file, path)?;
@@ -295,9 +266,8 @@ pub fn read_small(
     }
     let mut text = Vec::new();
     for id in node.content.unwrap_or_default() {
-        let entry = index
-            .find(BlobKind::Data, &id)
-            .ok_or_else(|| index.missing(&format!("the chunk {}", &*id.to_hex())))?;
+        let entry =
+            index.find(BlobKind::Data, &id).ok_or_else(|| index.missing(&format!("the chunk {}", &*id.to_hex())))?;
         text.extend(repository.read_blob(&index.packs[entry.pack as usize], entry)?);
     }
     Ok(text)
@@ -315,10 +285,7 @@ fn mark_holes(chunks: &mut [u32], blobs: &[Entry]) {
         .zip(0_u32..)
         .map(|(blob, number)| {
             (blob.content.is_multiple_of(1 << 16) || Some(number) == last)
-                && *zero_ids
-                    .entry(blob.content)
-                    .or_insert_with(|| hash(&vec![0; blob.content as usize]))
-                    == blob.id
+                && *zero_ids.entry(blob.content).or_insert_with(|| hash(&vec![0; blob.content as usize])) == blob.id
         })
         .collect();
     for chunk in chunks {
@@ -335,8 +302,5 @@ pub fn parse_id(text: &str) -> Result<Id> {
     {
         return Ok(id);
     }
-    Err(Error::new(
-        Kind::Usage,
-        format!("{text:?} is no snapshot id: 64 hex digits"),
-    ))
+    Err(Error::new(Kind::Usage, format!("{text:?} is no snapshot id: 64 hex digits")))
 }

@@ -46,11 +46,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            hint: None,
-        }
+        Self { kind, message: message.into(), hint: None }
     }
 
     pub fn corrupt(message: impl Into<String>) -> Self {
@@ -67,9 +63,7 @@ impl Error {
         let kind = match error.kind() {
             io::ErrorKind::NotFound => Kind::NotFound,
             io::ErrorKind::PermissionDenied => Kind::Denied,
-            io::ErrorKind::StorageFull
-            | io::ErrorKind::QuotaExceeded
-            | io::ErrorKind::FileTooLarge => Kind::NoSpace,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Kind::NoSpace,
             _ => Kind::Unavailable,
         };
         Self::new(kind, format!("{what}: {error}"))
@@ -97,10 +91,7 @@ impl Error {
             .map(ToString::to_string)
             .or_else(|| payload.downcast_ref::<String>().cloned())
             .unwrap_or_else(|| "no message".to_owned());
-        Self::new(
-            Kind::Internal,
-            format!("internal error in the repository code: {text}"),
-        )
+        Self::new(Kind::Internal, format!("internal error in the repository code: {text}"))
     }
 }
 
@@ -127,10 +118,7 @@ impl From<Error> for PyErr {
                 Kind::Usage => py.get_type::<UsageError>(),
             };
             let named = PyDict::new(py);
-            match named
-                .set_item("hint", error.hint)
-                .and_then(|()| class.call((error.message,), Some(&named)))
-            {
+            match named.set_item("hint", error.hint).and_then(|()| class.call((error.message,), Some(&named))) {
                 Ok(value) => PyErr::from_value(value),
                 Err(other) => other,
             }

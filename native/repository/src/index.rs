@@ -73,11 +73,7 @@ impl Index {
     pub fn load(repository: &Repository) -> Result<Self> {
         let files = repository.store.files(FileType::Index)?;
         let next = AtomicUsize::new(0);
-        let loaded = Mutex::new(Self {
-            packs: Vec::new(),
-            entries: Vec::new(),
-            damaged: Vec::new(),
-        });
+        let loaded = Mutex::new(Self { packs: Vec::new(), entries: Vec::new(), damaged: Vec::new() });
         let threads = workers::threads().min(files.len());
         workers::run::<_, Error>(
             threads,
@@ -100,9 +96,7 @@ impl Index {
             },
             || Ok(()),
         )?;
-        let mut index = loaded
-            .into_inner()
-            .expect("no thread panics while it holds it");
+        let mut index = loaded.into_inner().expect("no thread panics while it holds it");
         index.entries.sort_unstable();
         Ok(index)
     }
@@ -111,39 +105,27 @@ impl Index {
         for pack in file.packs {
             let number = u32::try_from(self.packs.len()).expect("fewer than 2^32 packs");
             self.packs.push(pack.id);
-            self.entries.extend(pack.blobs.into_iter().map(|blob| {
-                Entry {
-                    id: blob.id,
-                    kind: blob.kind,
-                    pack: number,
-                    offset: blob.offset,
-                    length: blob.length,
-                    content: blob
-                        .uncompressed_length
-                        .unwrap_or_else(|| blob.length.saturating_sub(OVERHEAD as u32)),
-                    compressed: blob.uncompressed_length.is_some(),
-                }
+            self.entries.extend(pack.blobs.into_iter().map(|blob| Entry {
+                id: blob.id,
+                kind: blob.kind,
+                pack: number,
+                offset: blob.offset,
+                length: blob.length,
+                content: blob.uncompressed_length.unwrap_or_else(|| blob.length.saturating_sub(OVERHEAD as u32)),
+                compressed: blob.uncompressed_length.is_some(),
             }));
         }
     }
 
     pub fn find(&self, kind: BlobKind, id: &Id) -> Option<&Entry> {
-        let at = self
-            .entries
-            .partition_point(|entry| (entry.id, entry.kind) < (*id, kind));
-        self.entries
-            .get(at)
-            .filter(|entry| entry.id == *id && entry.kind == kind)
+        let at = self.entries.partition_point(|entry| (entry.id, entry.kind) < (*id, kind));
+        self.entries.get(at).filter(|entry| entry.id == *id && entry.kind == kind)
     }
 
     /// The error for a blob that no index file names.
     pub fn missing(&self, what: &str) -> Error {
         let reasons: Vec<_> = self.damaged.iter().map(|e| e.message.as_str()).collect();
-        let reason = if reasons.is_empty() {
-            "no index file names it".to_owned()
-        } else {
-            reasons.join("; ")
-        };
+        let reason = if reasons.is_empty() { "no index file names it".to_owned() } else { reasons.join("; ") };
         Error::corrupt(format!("{what} cannot be found: {reason}"))
             .hint("`restic repair index` (`restic rebuild-index` before 0.16) makes a new index")
     }

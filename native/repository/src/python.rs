@@ -72,10 +72,7 @@ impl PyRepository {
                 description: file.description,
             })
             .collect();
-        Ok((
-            good,
-            found.bad.into_iter().map(|error| error.message).collect(),
-        ))
+        Ok((good, found.bad.into_iter().map(|error| error.message).collect()))
     }
 
     /// Write an image as a copy. `progress(read, total)` is called some ten times a second and may raise.
@@ -110,13 +107,8 @@ impl PyRepository {
     }
 
     fn disk(&self, py: Python<'_>, snapshot: &str, file: PathBuf) -> PyResult<PyDisk> {
-        let disk = py.detach(|| {
-            contained(|| Disk::open(Arc::clone(&self.0), &parse_id(snapshot)?, &file))
-        })?;
-        Ok(PyDisk {
-            disk,
-            closed: AtomicBool::new(false),
-        })
+        let disk = py.detach(|| contained(|| Disk::open(Arc::clone(&self.0), &parse_id(snapshot)?, &file)))?;
+        Ok(PyDisk { disk, closed: AtomicBool::new(false) })
     }
 
     /// A file of at most `limit` bytes.
@@ -127,8 +119,7 @@ impl PyRepository {
         file: PathBuf,
         limit: u64,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let text =
-            py.detach(|| contained(|| read_small(&self.0, &parse_id(snapshot)?, &file, limit)))?;
+        let text = py.detach(|| contained(|| read_small(&self.0, &parse_id(snapshot)?, &file, limit)))?;
         Ok(PyBytes::new(py, &text))
     }
 
@@ -176,12 +167,7 @@ impl PyDisk {
         self.disk.stored
     }
 
-    fn read<'py>(
-        &self,
-        py: Python<'py>,
-        offset: u64,
-        length: u64,
-    ) -> PyResult<Bound<'py, PyBytes>> {
+    fn read<'py>(&self, py: Python<'py>, offset: u64, length: u64) -> PyResult<Bound<'py, PyBytes>> {
         let disk = self.opened()?;
         let pieces = py.detach(|| contained(|| disk.pieces(offset, length)))?;
         PyBytes::new_with(py, length as usize, |buffer| {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use rustic_core::repofile::{Node, SnapshotFile, Tree};
 use rustic_core::{
-    CheckOptions, ConfigOptions, Credentials, FileType, Id, KeyOptions, OpenStatus,
-    RepositoryBackends, RepositoryOptions,
+    CheckOptions, ConfigOptions, Credentials, FileType, Id, KeyOptions, OpenStatus, RepositoryBackends,
+    RepositoryOptions,
 };
 use serde::de::DeserializeOwned;
 
@@ -38,8 +38,7 @@ fn unopened(store: &Store) -> Result<rustic_core::Repository<()>> {
     // No cache: it would keep metadata of users' repositories in the home folder of whoever runs this.
     let options = RepositoryOptions::default().no_cache(true);
     let backends = RepositoryBackends::new(Arc::new(store.clone()), None);
-    rustic_core::Repository::new(&options, &backends)
-        .map_err(|error| Error::rustic(&describe(store), &error))
+    rustic_core::Repository::new(&options, &backends).map_err(|error| Error::rustic(&describe(store), &error))
 }
 
 fn describe(store: &Store) -> String {
@@ -50,15 +49,10 @@ impl Repository {
     /// Make a new, encrypted repository of format 2 in an empty or missing folder.
     pub fn init(path: &Path, password: &str) -> Result<Self> {
         let store = Store::new(path);
-        let occupied = path.is_file()
-            || path
-                .read_dir()
-                .is_ok_and(|mut entries| entries.next().is_some());
+        let occupied = path.is_file() || path.read_dir().is_ok_and(|mut entries| entries.next().is_some());
         if occupied {
-            return Err(
-                Error::new(Kind::Conflict, format!("{} is not empty", path.display()))
-                    .hint("a new repository needs a folder of its own"),
-            );
+            return Err(Error::new(Kind::Conflict, format!("{} is not empty", path.display()))
+                .hint("a new repository needs a folder of its own"));
         }
         let inner = unopened(&store)?
             .init(
@@ -74,37 +68,21 @@ impl Repository {
     pub fn open(path: &Path, password: &str) -> Result<Self> {
         let store = Store::new(path);
         if store.files(FileType::Config)?.is_empty() {
-            return Err(Error::new(
-                Kind::NotFound,
-                format!("there is no repository in {}", path.display()),
-            ));
+            return Err(Error::new(Kind::NotFound, format!("there is no repository in {}", path.display())));
         }
-        let inner = unopened(&store)?
-            .open(&Credentials::password(password))
-            .map_err(|error| {
-                if error.is_incorrect_password() {
-                    Error::new(
-                        Kind::Denied,
-                        format!("wrong password for {}", describe(&store)),
-                    )
-                } else {
-                    Error::rustic(&format!("{} cannot be opened", describe(&store)), &error)
-                }
-            })?;
+        let inner = unopened(&store)?.open(&Credentials::password(password)).map_err(|error| {
+            if error.is_incorrect_password() {
+                Error::new(Kind::Denied, format!("wrong password for {}", describe(&store)))
+            } else {
+                Error::rustic(&format!("{} cannot be opened", describe(&store)), &error)
+            }
+        })?;
         Self::from_inner(store, inner)
     }
 
     fn from_inner(store: Store, inner: rustic_core::Repository<OpenStatus>) -> Result<Self> {
-        let level = inner
-            .config()
-            .zstd()
-            .map_err(|error| Error::rustic(&describe(&store), &error))?;
-        Ok(Self {
-            key: Key::new(&inner.key()),
-            store,
-            level,
-            inner,
-        })
+        let level = inner.config().zstd().map_err(|error| Error::rustic(&describe(&store), &error))?;
+        Ok(Self { key: Key::new(&inner.key()), store, level, inner })
     }
 
     /// Read, decrypt, unpack and parse an index or snapshot file.
@@ -118,10 +96,7 @@ impl Repository {
             ))
         };
         let sealed = self.store.read(kind, id)?;
-        let plain = self
-            .key
-            .open(&sealed)
-            .ok_or_else(|| bad("its MAC does not fit"))?;
+        let plain = self.key.open(&sealed).ok_or_else(|| bad("its MAC does not fit"))?;
         let text = match plain.first() {
             Some(b'{' | b'[') => plain,
             // 2: zstd follows. The MAC was right, so it is what a holder of the key wrote.
@@ -134,12 +109,8 @@ impl Repository {
 
     /// Pack, encrypt and write an index or snapshot file, and return its id.
     pub fn write_json(&self, kind: FileType, value: &impl serde::Serialize) -> Result<Id> {
-        let text = serde_json::to_vec(value).map_err(|error| {
-            Error::new(
-                Kind::Internal,
-                format!("cannot encode a {kind} file: {error}"),
-            )
-        })?;
+        let text = serde_json::to_vec(value)
+            .map_err(|error| Error::new(Kind::Internal, format!("cannot encode a {kind} file: {error}")))?;
         let plain = match self.level {
             None => text,
             Some(level) => {
@@ -169,13 +140,8 @@ impl Repository {
         if entry.length > MAX_BLOB || entry.content > MAX_BLOB {
             return Err(bad("its length is not plausible"));
         }
-        let sealed = self
-            .store
-            .read_at(FileType::Pack, pack, entry.offset, entry.length)?;
-        let plain = self
-            .key
-            .open(&sealed)
-            .ok_or_else(|| bad("its MAC does not fit"))?;
+        let sealed = self.store.read_at(FileType::Pack, pack, entry.offset, entry.length)?;
+        let plain = self.key.open(&sealed).ok_or_else(|| bad("its MAC does not fit"))?;
         let content = if entry.compressed {
             zstd::bulk::decompress(&plain, entry.content as usize)
                 .map_err(|error| bad(&format!("it cannot be unpacked: {error}")))?
@@ -199,26 +165,16 @@ impl Repository {
                 Err(error) => return Err(error),
             }
         }
-        good.sort_by(|(a_id, a), (b_id, b)| {
-            (a.time.timestamp(), a_id).cmp(&(b.time.timestamp(), b_id))
-        });
+        good.sort_by(|(a_id, a), (b_id, b)| (a.time.timestamp(), a_id).cmp(&(b.time.timestamp(), b_id)));
         Ok(Snapshots { good, bad })
     }
 
     pub fn snapshot(&self, id: &Id) -> Result<SnapshotFile> {
-        let known = self
-            .store
-            .files(FileType::Snapshot)?
-            .iter()
-            .any(|(other, _)| other == id);
+        let known = self.store.files(FileType::Snapshot)?.iter().any(|(other, _)| other == id);
         if !known {
             return Err(Error::new(
                 Kind::NotFound,
-                format!(
-                    "{} has no snapshot {}",
-                    describe(&self.store),
-                    &*id.to_hex()
-                ),
+                format!("{} has no snapshot {}", describe(&self.store), &*id.to_hex()),
             ));
         }
         self.read_json(FileType::Snapshot, id)
@@ -229,18 +185,11 @@ impl Repository {
         let absent = || {
             Error::new(
                 Kind::NotFound,
-                format!(
-                    "the snapshot of {} has no file {}",
-                    snapshot.time.timestamp(),
-                    path.display()
-                ),
+                format!("the snapshot of {} has no file {}", snapshot.time.timestamp(), path.display()),
             )
         };
         let mut tree: Id = *snapshot.tree;
-        let mut names = path
-            .components()
-            .filter(|component| *component != Component::RootDir)
-            .peekable();
+        let mut names = path.components().filter(|component| *component != Component::RootDir).peekable();
         while let Some(name) = names.next() {
             let node = self
                 .tree(index, &tree)?
@@ -249,11 +198,7 @@ impl Repository {
                 .find(|node| Component::Normal(&node.name()) == name)
                 .ok_or_else(absent)?;
             if names.peek().is_none() {
-                return if node.is_file() {
-                    Ok(node)
-                } else {
-                    Err(absent())
-                };
+                return if node.is_file() { Ok(node) } else { Err(absent()) };
             }
             tree = *node.subtree.ok_or_else(absent)?;
         }
@@ -262,33 +207,19 @@ impl Repository {
 
     fn tree(&self, index: &Index, id: &Id) -> Result<Tree> {
         let name = format!("the tree {}", &*id.to_hex());
-        let entry = index
-            .find(BlobKind::Tree, id)
-            .ok_or_else(|| index.missing(&name))?;
+        let entry = index.find(BlobKind::Tree, id).ok_or_else(|| index.missing(&name))?;
         let text = self.read_blob(&index.packs[entry.pack as usize], entry)?;
-        serde_json::from_slice(&text)
-            .map_err(|error| Error::corrupt(format!("{name} cannot be parsed: {error}")))
+        serde_json::from_slice(&text).map_err(|error| Error::corrupt(format!("{name} cannot be parsed: {error}")))
     }
 
     /// Check the structure, and with `read_data` every pack that a snapshot needs. Returns (is an error, text).
     pub fn check(&self, read_data: bool) -> Result<Vec<(bool, String)>> {
         let snapshots = self.snapshots()?;
         let index = Index::load(self)?;
-        let mut findings: Vec<_> = snapshots
-            .bad
-            .into_iter()
-            .chain(index.damaged)
-            .map(|error| (true, error.message))
-            .collect();
-        let trees = snapshots
-            .good
-            .into_iter()
-            .map(|(_, file)| file.tree)
-            .collect();
-        match self
-            .inner
-            .check_with_trees(CheckOptions::default().read_data(read_data), trees)
-        {
+        let mut findings: Vec<_> =
+            snapshots.bad.into_iter().chain(index.damaged).map(|error| (true, error.message)).collect();
+        let trees = snapshots.good.into_iter().map(|(_, file)| file.tree).collect();
+        match self.inner.check_with_trees(CheckOptions::default().read_data(read_data), trees) {
             Ok(results) => findings.extend(
                 results
                     .0

@@ -10,9 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use rustic_core::{
-    BytesList, ErrorKind, FileType, Id, ReadBackend, RusticError, RusticResult, WriteBackend,
-};
+use rustic_core::{BytesList, ErrorKind, FileType, Id, ReadBackend, RusticError, RusticResult, WriteBackend};
 
 use crate::crypto::hash;
 use crate::error::{Error, Kind, Result};
@@ -27,9 +25,7 @@ pub struct Store {
 
 impl Store {
     pub fn new(root: &Path) -> Self {
-        Self {
-            root: root.to_owned(),
-        }
+        Self { root: root.to_owned() }
     }
 
     pub fn root(&self) -> &Path {
@@ -58,10 +54,7 @@ impl Store {
             Error::corrupt(format!("{} is missing from the repository", path.display()))
                 .hint("`restic check` lists what is damaged")
         } else {
-            Error::new(
-                Kind::Unavailable,
-                format!("the repository {} is not there", self.root.display()),
-            )
+            Error::new(Kind::Unavailable, format!("the repository {} is not there", self.root.display()))
         }
     }
 
@@ -98,9 +91,7 @@ impl Store {
                     continue;
                 };
                 if let Ok(id) = id.parse::<Id>() {
-                    let metadata = entry
-                        .metadata()
-                        .map_err(|error| self.read_error(&entry.path(), &error))?;
+                    let metadata = entry.metadata().map_err(|error| self.read_error(&entry.path(), &error))?;
                     found.push((id, file_size(&metadata)));
                 }
             }
@@ -128,27 +119,25 @@ impl Store {
         let path = self.path(kind, id);
         let file = File::open(&path).map_err(|error| self.read_error(&path, &error))?;
         let mut data = vec![0; length as usize];
-        file.read_exact_at(&mut data, offset.into())
-            .map_err(|error| {
-                if error.kind() == io::ErrorKind::UnexpectedEof {
-                    Error::corrupt(format!(
-                        "the {} file {} is cut short: no {length} bytes at {offset}",
-                        kind_name(kind),
-                        path.display()
-                    ))
-                    .hint("`restic check` lists what is damaged")
-                } else {
-                    self.read_error(&path, &error)
-                }
-            })?;
+        file.read_exact_at(&mut data, offset.into()).map_err(|error| {
+            if error.kind() == io::ErrorKind::UnexpectedEof {
+                Error::corrupt(format!(
+                    "the {} file {} is cut short: no {length} bytes at {offset}",
+                    kind_name(kind),
+                    path.display()
+                ))
+                .hint("`restic check` lists what is damaged")
+            } else {
+                self.read_error(&path, &error)
+            }
+        })?;
         Ok(data)
     }
 
     /// Write a file whole and durably, or not at all.
     pub fn write(&self, kind: FileType, id: &Id, parts: &[Bytes]) -> Result<()> {
         let path = self.path(kind, id);
-        let fail =
-            |error: io::Error| Error::io(&format!("cannot write {}", path.display()), &error);
+        let fail = |error: io::Error| Error::io(&format!("cannot write {}", path.display()), &error);
         let temporary = self.temporary();
         fs::create_dir_all(&temporary).map_err(fail)?;
         // The process id keeps two writers of equal content apart.
@@ -176,8 +165,7 @@ impl Store {
     /// Remove what killed writers left behind.
     pub fn remove_stale(&self) -> Result<()> {
         let temporary = self.temporary();
-        let fail =
-            |error: io::Error| Error::io(&format!("cannot clean {}", temporary.display()), &error);
+        let fail = |error: io::Error| Error::io(&format!("cannot clean {}", temporary.display()), &error);
         let entries = match fs::read_dir(&temporary) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -236,17 +224,8 @@ impl ReadBackend for Store {
         self.read(kind, id).map(Into::into).map_err(foreign)
     }
 
-    fn read_partial(
-        &self,
-        kind: FileType,
-        id: &Id,
-        _cacheable: bool,
-        offset: u32,
-        length: u32,
-    ) -> RusticResult<Bytes> {
-        self.read_at(kind, id, offset, length)
-            .map(Into::into)
-            .map_err(foreign)
+    fn read_partial(&self, kind: FileType, id: &Id, _cacheable: bool, offset: u32, length: u32) -> RusticResult<Bytes> {
+        self.read_at(kind, id, offset, length).map(Into::into).map_err(foreign)
     }
 
     fn warmup_path(&self, kind: FileType, id: &Id) -> String {
@@ -270,13 +249,7 @@ impl WriteBackend for Store {
             .map_err(foreign)
     }
 
-    fn write_bytes(
-        &self,
-        kind: FileType,
-        id: &Id,
-        _cacheable: bool,
-        content: BytesList,
-    ) -> RusticResult<()> {
+    fn write_bytes(&self, kind: FileType, id: &Id, _cacheable: bool, content: BytesList) -> RusticResult<()> {
         self.write(kind, id, content.slice()).map_err(foreign)
     }
 
