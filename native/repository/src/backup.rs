@@ -393,12 +393,14 @@ impl<'a> Image<'a> {
             let data = match seek(Whence::SeekData, offset) {
                 Ok(data) => data as u64,
                 Err(Errno::ENXIO) => break,
+                // A block device knows of no holes.
+                Err(Errno::EINVAL) => offset,
                 Err(errno) => return Err(self.fail(&errno.into())),
             };
             // A file that shrank has no hole there: the read will tell.
             let hole = match seek(Whence::SeekHole, data) {
                 Ok(hole) => (hole as u64).min(self.size),
-                Err(Errno::ENXIO) => self.size,
+                Err(Errno::ENXIO | Errno::EINVAL) => self.size,
                 Err(errno) => return Err(self.fail(&errno.into())),
             };
             if data >= self.size {
