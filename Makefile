@@ -11,7 +11,7 @@ export RUSTUP_HOME := $(LIVEMOUNT_CACHE)/rust/rustup
 export CARGO_HOME := $(LIVEMOUNT_CACHE)/rust/cargo
 endif
 
-CARGO_FLAGS := --manifest-path native/Cargo.toml --workspace --locked --quiet
+CARGO_FLAGS := --manifest-path native/Cargo.toml --workspace --locked
 PYTEST_FLAGS ?= --durations=10
 STEP = @printf '==> %s\n'
 
@@ -47,11 +47,11 @@ lint-python:
 
 lint-native:
 	$(STEP) 'clippy'
-	@cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+	@cargo clippy $(CARGO_FLAGS) --release --quiet --all-targets -- -D warnings
 
 test-native:
 	$(STEP) 'cargo test'
-	@cargo test $(CARGO_FLAGS)
+	@cargo test $(CARGO_FLAGS) --release --quiet
 
 lock: ## write setup/*.txt anew from pyproject.toml (ARGS=--upgrade for newer versions)
 	@python -m pip install --quiet pip-tools

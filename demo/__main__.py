@@ -99,7 +99,7 @@ def ask_guest(walk: Walk, guest: Console) -> None:
     walk.fact("who are you", (name := guest.command("hostname", 60).strip()), name == "web01")
     walk.fact(
         "what are you",
-        guest.command(". /etc/os-release; echo $PRETTY_NAME; uname -r").replace("\n", ", ", 60).strip(", "),
+        guest.command(". /etc/os-release; echo $PRETTY_NAME, Linux $(uname -r)", 60).strip(),
     )
     state = guest.command("systemctl is-system-running || true", 60).strip()
     walk.fact("systemd says", state, state in ("running", "degraded", "starting"))

@@ -77,7 +77,7 @@ Name=eth0
 [Network]
 DHCP=ipv4
 """
-GRUB_MODULES = "part_gpt ext2 search search_fs_uuid linux normal configfile echo test".split()
+GRUB_MODULES = ["part_gpt", "ext2", "search", "search_fs_uuid", "linux", "normal", "configfile", "echo", "test"]
 
 
 def build_guest(
@@ -136,7 +136,7 @@ def _package_archive(cache: Path) -> Path:
             "--dpkgopt=path-exclude=/usr/share/doc/*",
             "--dpkgopt=path-exclude=/usr/share/man/*",
             "--dpkgopt=path-exclude=/usr/share/locale/*",
-            "--aptopt=Acquire::Languages \"none\"",
+            '--aptopt=Acquire::Languages "none"',
             SUITE,
             made,
             "-",
@@ -164,7 +164,8 @@ def _apt_sources() -> str:
             lines.append(f"deb {uri} {release} {component}")
     if not lines:
         raise LivemountError(
-            f"apt on this machine knows no Debian {SUITE}", hint=f"add a source of Debian {SUITE}, then `apt-get update`"
+            f"apt on this machine knows no Debian {SUITE}",
+            hint=f"add a source of Debian {SUITE}, then `apt-get update`",
         )
     return "\n".join(sorted(set(lines))) + "\n"
 

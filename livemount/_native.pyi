@@ -47,6 +47,7 @@ def unmount(target: Path, force: bool) -> None:
 
 def set_io_flusher() -> None:
     """Keep this process's memory allocations from waiting for I/O it serves itself. Needs CAP_SYS_RESOURCE."""
+
 class Snapshot:
     @property
     def id(self) -> str: ...

@@ -10,10 +10,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 from livemount.cli.output import OutputFormat, bytes_text, print_json, print_table, stderr, stdout
 from livemount.core.errors import CorruptError, UsageError
-from livemount.core.machine import NAME_PATTERN, Copy, Firmware, MachineDescription, is_name
+from livemount.core.machine import NAME_PATTERN, Copy, Firmware, is_name
 from livemount.core.settings import Settings
-from livemount.media.detect import detect_firmware
-from livemount.media.repository import Repository
+from livemount.media.repository import Repository, describe
 
 Output = Annotated[OutputFormat, typer.Option("--output", "-o", help="Print a table or versioned JSON.")]
 
@@ -45,8 +44,9 @@ def backup(
         raise UsageError(f"{name!r} cannot name a machine", hint=f"it must match {NAME_PATTERN}")
     settings = Settings()
     repository = open_repository(settings)
-    description = MachineDescription(
-        firmware=firmware or detect_firmware(image), cpus=cpus, memory_mib=memory, architecture="x86_64"
+    found = describe(image)
+    description = found.model_copy(
+        update={"firmware": firmware or found.firmware, "cpus": cpus, "memory_mib": memory},
     )
     with Progress(
         "backup",
@@ -99,12 +99,16 @@ def check(
 ) -> None:
     """Check the repository: its structure and, when asked, all its data. Exit code 9 when something is wrong."""
     report = open_repository(Settings()).check(read_data=read_data)
+    found = [{"error": finding.error, "text": finding.text} for finding in report.findings]
     if output is OutputFormat.JSON:
-        print_json(check=report.model_dump(mode="json"))
-    if report.problems:
+        print_json(ok=report.ok, read_data=read_data, findings=found)
+    else:
+        for finding in report.findings:
+            stderr.print(f"{'error' if finding.error else 'warning'}: {finding.text}", highlight=False, markup=False)
+    if not report.ok:
         raise CorruptError(
-            "the repository has problems: " + "; ".join(report.problems),
-            hint="restore the files named from another copy",
+            "the repository is damaged: " + "; ".join(finding.text for finding in report.findings if finding.error),
+            hint="restore the files named from another copy of the repository",
         )
     if output is OutputFormat.TABLE:
-        stdout.print("no problems found" + (", all data read" if read_data else ""))
+        stdout.print("no errors found" + (", all data read" if read_data else ""))

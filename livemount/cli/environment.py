@@ -6,7 +6,6 @@ import typer
 
 from livemount.cli.copies import Output
 from livemount.cli.output import OutputFormat, print_json, stderr, stdout
-from livemount.core.errors import ConflictError
 from livemount.core.settings import Settings
 from livemount.manager.environment import Environment
 
@@ -23,11 +22,7 @@ def up() -> None:
 @app.command()
 def down() -> None:
     """Take the environment away. Refused while there are mounts."""
-    environment = Environment(Settings())
-    mounts = environment.mounts()
-    if mounts:
-        raise ConflictError(f"there are mounts: {', '.join(mounts)}", hint="`livemount unmount` them first")
-    environment.down(lambda line: stderr.print(line, highlight=False, markup=False))
+    Environment(Settings()).down(lambda line: stderr.print(line, highlight=False, markup=False))
     stdout.print("the environment is gone; copies are untouched")
 
 

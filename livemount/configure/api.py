@@ -95,7 +95,7 @@ def remove(spec: HostSpec) -> None:
 
     Nothing happens when there is no such host.
     """
-    if spec.paths.root.exists():
+    if spec.host.root.exists() or service_pids(spec):
         _play(spec, "remove.yml")
 
 

@@ -24,7 +24,7 @@ def debian() -> str:
         packages = " ".join(DEBIAN[name] for name in missing)
         raise LivemountError(
             f"{sys.executable} cannot import {', '.join(missing)}",
-            hint=f"apt-get install {packages}, and make .venv by `make setup` (from /usr/bin/python3, with system packages)",
+            hint=f"apt-get install {packages}, then `make setup` (.venv needs /usr/bin/python3 and its packages)",
         )
     return ", ".join(DEBIAN)
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 from importlib.metadata import version
-from pathlib import Path
 
 from livemount.core.errors import LivemountError
 from livemount.core.run import run
 from livemount.core.settings import Settings
 from livemount.doctor.api import check
 from livemount.doctor.programs import find_program
-
-IPXE = ("ipxe.lkrn", "ipxe.efi")
-GUEST_TOOLS = ("busybox", "base.cpio.gz")
+from livemount.guest.tools import GuestTools
+from livemount.image import ipxe
 
 
 @check("Pulumi CLI")
@@ -41,22 +39,20 @@ def language_host() -> str:
 
 
 @check("iPXE binaries")
-def ipxe() -> str:
+def ipxe_binaries() -> str:
     """What the machine image boots."""
-    return _files(Settings().cache / "ipxe", IPXE, "ipxe")
+    folder = ipxe.default_folder()
+    if not ipxe.is_complete(folder):
+        raise LivemountError(f"they are not in {folder}", hint="run `make setup`, or: setup/run ipxe")
+    return str(folder)
 
 
 @check("tools for guests")
 def guest_tools() -> str:
     """What guest preparation puts into initrds."""
-    return _files(Settings().cache / "guest-tools", GUEST_TOOLS, "guest")
-
-
-def _files(folder: Path, names: tuple[str, ...], step: str) -> str:
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise LivemountError(f"not in {folder}: {', '.join(missing)}", hint=f"run `make setup`, or: setup/run {step}")
-    return str(folder)
+    tools = GuestTools.default()
+    tools.check()
+    return str(tools.folder)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -17,6 +17,8 @@ MAGICS = (b"070701", b"070702")
 HEADER = 110
 TRAILER = "TRAILER!!!"
 LONGEST_NAME = 4096
+GZIP = 16 + zlib.MAX_WBITS
+"""zlib's word for a gzip header; it writes no time into it, so the same archive gives the same bytes."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,10 @@ def archive(entries: Iterable[Entry]) -> bytes:
     return b"".join(parts)
 
 
-def segment(entries: Iterable[Entry]) -> bytes:
-    """A gzip-compressed archive padded to 4 bytes: it may be appended to any initrd."""
-    # The same entries must give the same bytes, so there is no time in the gzip header (zlib's writes none).
-    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
-    packed = packer.compress(archive(entries)) + packer.flush()
+def compress(plain: bytes, level: int) -> bytes:
+    """An archive as a gzip-compressed segment padded to 4 bytes: it may be appended to any initrd."""
+    packer = zlib.compressobj(level, zlib.DEFLATED, GZIP)
+    packed = packer.compress(plain) + packer.flush()
     return packed + bytes(_pad(len(packed)))
 
 

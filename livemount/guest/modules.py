@@ -47,7 +47,9 @@ def closure(root: Root, kernel: str, scratch: Path) -> list[Module]:
         if name not in paths and name not in built_in:
             raise UnsupportedError(f"the kernel {kernel} has no module {name}, so it cannot use an iSCSI disk")
     if not any(name in paths or name in built_in for name in NETWORK):
-        raise UnsupportedError(f"the kernel {kernel} has no driver of a hypervisor's network card: {', '.join(NETWORK)}")
+        raise UnsupportedError(
+            f"the kernel {kernel} has no driver of a hypervisor's network card: {', '.join(NETWORK)}"
+        )
     order: list[str] = []
     for wanted in WANTED:
         # modules.dep lists all a module needs, the nearest first: loading goes from the far end.

@@ -18,7 +18,7 @@ from pathlib import Path
 from livemount.core.errors import LivemountError, NotFoundError
 from livemount.core.run import run
 from livemount.core.settings import Settings
-from livemount.guest.cpio import Entry, segment
+from livemount.guest.cpio import Entry, archive, compress
 
 LOADER = "/lib64/ld-linux-x86-64.so.2"
 LIBRARIES = ("/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu")
@@ -126,7 +126,7 @@ def _build(unpacked: Path, made: Path) -> None:
         entries.append(Entry.file(f"{root}/{name}", text.encode(), 0o644))
     settings = (files("livemount.guest") / "files" / "iscsid.conf").read_bytes()
     entries.append(Entry.file(f"{root}/etc/iscsi/iscsid.conf", settings, 0o600))
-    (made / "base.cpio.gz").write_bytes(segment(entries))
+    (made / "base.cpio.gz").write_bytes(compress(archive(entries), 9))
 
 
 def _libraries(unpacked: Path, programs: list[Path]) -> dict[str, Path]:

@@ -136,9 +136,7 @@ class HostClient:
         try:
             problem = Problem.model_validate_json(response.content)
         except ValidationError:
-            return UnavailableError(
-                f"the live-mount host at {self._endpoint} answered HTTP {response.status_code}"
-            )
+            return UnavailableError(f"the live-mount host at {self._endpoint} answered HTTP {response.status_code}")
         return error_of(problem.exit_code, problem.message, problem.hint)
 
     def _parse(self, response: httpx.Response, kind: type[_Model]) -> _Model:

@@ -123,6 +123,7 @@ class _Session:
         try:
             self._connection.settimeout(5)
             self._connection.connect(str(path))
+            self._connection.settimeout(None)
         except OSError as error:
             self._connection.close()
             raise UnavailableError(f"the console {path} does not answer: {error}") from error

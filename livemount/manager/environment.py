@@ -8,7 +8,7 @@ from infra.api import EnvironmentOutputs
 from livemount.core.settings import Settings
 from livemount.host.api import PseudoDisk
 from livemount.host.client import HostClient
-from livemount.workflow.stack import EnvironmentStack, mount_stacks
+from livemount.workflow.stack import EnvironmentStack
 
 
 def host_client(outputs: EnvironmentOutputs) -> HostClient:
@@ -25,19 +25,18 @@ class Environment:
 
     def up(self, say: Callable[[str], None]) -> None:
         """Make the environment, or bring it to what is asked for; `say` gets a line for each thing that happens."""
-        EnvironmentStack(self._settings).up(say)
+        self._stack().up(on_event=lambda event: say(str(event)))
 
     def down(self, say: Callable[[str], None]) -> None:
-        """Take the environment away. Its mounts must be over."""
-        EnvironmentStack(self._settings).destroy(say)
+        """Take the environment away. Raises `ConflictError` while there are mounts."""
+        self._stack().destroy(on_event=lambda event: say(str(event)))
+
+    def _stack(self) -> EnvironmentStack:
+        return EnvironmentStack(self._paths, self._settings)
 
     def outputs(self) -> EnvironmentOutputs:
         """What the environment consists of. Raises `NotFoundError` when it is not up."""
         return EnvironmentOutputs.load(self._paths)
-
-    def mounts(self) -> list[str]:
-        """The mounts that have a stack, whatever their state."""
-        return mount_stacks(self._paths)
 
     def disks(self) -> dict[str, PseudoDisk]:
         """What the live-mount host serves, by mount."""

@@ -26,7 +26,16 @@ from livemount.core.errors import ConflictError, LivemountError, NotFoundError, 
 from livemount.core.machine import is_name
 from livemount.target.api import IQN_PREFIX, LUN, Session, TargetSpec, target_iqn
 from livemount.target.command import control_socket
-from livemount.target.protocol import ActiveError, Mode, NoSuchThingError, Operation, TakenError, handshake, request
+from livemount.target.protocol import (
+    ActiveError,
+    Mode,
+    NoSuchThingError,
+    Operation,
+    TakenError,
+    TgtError,
+    handshake,
+    request,
+)
 from livemount.target.show import ShownTarget, parse_targets
 
 log = logging.getLogger(__name__)
@@ -93,6 +102,13 @@ class TgtTarget:
             return []
         return [Session(initiator=nexus.initiator, address=nexus.address) for nexus in shown.nexuses]
 
+    def disconnect(self, mount: str) -> None:
+        """Close its sessions and leave the target: an initiator that is alive logs in again by itself."""
+        with self._lock:
+            shown = self._find(mount)
+            if shown is not None:
+                self._close_sessions(shown)
+
     def mounts(self) -> list[str]:
         """The mounts that have a target here."""
         prefix = f"{IQN_PREFIX}:"
@@ -124,7 +140,7 @@ class TgtTarget:
         parameters = {"path": str(spec.backing_file), "bstype": "rdwr", "blocksize": "512"}
         try:
             request(self._control, Mode.DEVICE, Operation.NEW, tid=tid, lun=LUN, parameters=parameters)
-        except LivemountError as error:
+        except TgtError as error:
             raise LivemountError(
                 f"tgtd cannot serve {spec.backing_file}: {error.message}", hint="is the pseudo-disk mounted?"
             ) from error
@@ -183,9 +199,7 @@ class TgtTarget:
         if now is None:
             return True
         try:
-            for nexus in now.nexuses:
-                for cid in nexus.connections:
-                    self._close_connection(now.tid, nexus.sid, cid)
+            self._close_sessions(now)
             if now.nexuses:
                 return False
             for lun in sorted(now.luns, reverse=True):
@@ -195,6 +209,11 @@ class TgtTarget:
         except ActiveError:
             return False
         return True
+
+    def _close_sessions(self, shown: ShownTarget) -> None:
+        for nexus in shown.nexuses:
+            for cid in nexus.connections:
+                self._close_connection(shown.tid, nexus.sid, cid)
 
     def _close_connection(self, tid: int, sid: int, cid: int) -> None:
         try:

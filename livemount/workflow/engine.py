@@ -189,7 +189,7 @@ class Engine:
     def _recover(self, stack: auto.Stack) -> None:
         """Make good what a killed engine left; see the top."""
         locks = list(
-            (self._job.state / ".pulumi" / "locks").glob(f"organization/{self._job.project}/{self._job.stack}/*")
+            (self._job.state / ".pulumi" / "locks").glob(f"organization/{self._job.project}/{self._job.stack}/*.json")
         )
         if not locks:
             return

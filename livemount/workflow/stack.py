@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -44,7 +45,7 @@ _KILL_SECONDS = 10.0
 
 
 def pulumi_environment(paths: EnvironmentPaths, settings: Settings) -> dict[str, str]:
-    """The environment variables under which Pulumi works on an environment's stacks; `setup/env` prints them."""
+    """The environment variables under which Pulumi works on an environment's stacks; `setup/env` sets them."""
     root = str(Path(livemount.__file__).parents[1])
     path = [str(Path(sys.executable).parent), str(settings.cache / "pulumi-bin"), os.environ.get("PATH", os.defpath)]
     return {
@@ -274,3 +275,16 @@ def _end_session(session_file: Path) -> None:
     if left := _members(known["session"]):
         raise ConflictError(f"processes {left} of an earlier operation do not end")
     session_file.unlink(missing_ok=True)
+
+
+def main() -> None:
+    """Print what a shell needs to run `pulumi` by hand on the settings' environment (`setup/env`)."""
+    settings = Settings()
+    paths = settings.paths()
+    prepare(paths)
+    for name, value in pulumi_environment(paths, settings).items():
+        print(f"export {name}={shlex.quote(value)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -32,11 +32,11 @@ class PulumiStacks:
             machine=order.copy_.description,
             prepare=order.prepare,
         )
-        return MountStack(self._settings, order.mount).up(request)
+        return MountStack(self._paths, self._settings, order.mount).up(request)
 
     def destroy(self, mount: str) -> None:
         """Take the mount's stack away, and what no state knows of it."""
-        MountStack(self._settings, mount).destroy()
+        MountStack(self._paths, self._settings, mount).destroy()
 
     def is_up(self, order: MountOrder) -> bool:
         """Whether the guest has asked for `/up`. Raises when the mount is not on its host any more."""

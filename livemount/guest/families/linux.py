@@ -16,7 +16,7 @@ from livemount.core.machine import Firmware
 from livemount.guest import disk as disks
 from livemount.guest import modules
 from livemount.guest.api import GuestReport
-from livemount.guest.cpio import Entry, segment
+from livemount.guest.cpio import Entry, archive, compress
 from livemount.guest.disk import Disk, Partition
 from livemount.guest.families.family import Family, Job
 from livemount.guest.initrd import KINDS, Initrd, InitrdKind, segments
@@ -199,7 +199,7 @@ def _prepare_initrd(job: Job, root: Root, initrd: Initrd) -> bool:
     found = modules.closure(root, initrd.kernel, job.scratch)
     order = "".join(f"{module.name}\n" for module in found)
     home = HOME_IN_INITRD
-    kernel = segment(
+    kernel = archive(
         [
             *(Entry.file(f"{home}/modules/{module.name}", module.data, 0o644) for module in found),
             Entry.file(f"{home}/modules/order", order.encode(), 0o644),
@@ -213,7 +213,7 @@ def _prepare_initrd(job: Job, root: Root, initrd: Initrd) -> bool:
     digest = hashlib.sha256(base + kernel).hexdigest()
     if present == digest:
         return False
-    segments.append(root, initrd.path, original, base, kernel, digest)
+    segments.append(root, initrd.path, original, base, compress(kernel, 6), digest)
     return True
 
 

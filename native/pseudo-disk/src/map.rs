@@ -1,11 +1,13 @@
-//! The private store's map in memory: two bits for each 4 KiB block, in self-checked 512-byte sectors.
+//! The private store's map: two bits for each 4 KiB block, in groups that go to disk as self-checked sectors.
 //!
+//! The words are mapped from a file, so a killed process loses none; what survives the machine is the store's matter.
 //! Bits are set after the data was written; `take_dirty` may run beside setters: what it misses stays dirty.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+
+use crate::mapping::Mapping;
 
 pub const BLOCK: u64 = 4096;
 pub const SECTOR: usize = 512;
@@ -13,7 +15,7 @@ pub const SECTOR: usize = 512;
 /// A sector on disk: CRC-32 of the rest, its index, then 63 words.
 pub type SectorBytes = [u8; SECTOR];
 
-const WORDS: usize = 63;
+pub const WORDS: usize = 63;
 const BLOCKS_PER_WORD: u64 = 32;
 const BLOCKS_PER_SECTOR: u64 = WORDS as u64 * BLOCKS_PER_WORD;
 const EVERY: u64 = 0x5555_5555_5555_5555;
@@ -28,15 +30,18 @@ pub enum State {
     Zero = 2,
 }
 
-struct Sector {
-    words: [AtomicU64; WORDS],
-    dirty: AtomicBool,
-}
-
 pub struct BlockMap {
-    sectors: Vec<OnceLock<Box<Sector>>>,
+    words: Mapping,
+    /// Words before the first of the map.
+    start: usize,
+    is_dirty: Vec<AtomicBool>,
     dirty: Mutex<Vec<u32>>,
     data_blocks: AtomicU64,
+}
+
+/// How many sectors the map of a disk has.
+pub fn sector_count(blocks: u64) -> usize {
+    blocks.div_ceil(BLOCKS_PER_SECTOR) as usize
 }
 
 fn state_of(word: u64, place: u64) -> State {
@@ -52,17 +57,15 @@ fn data_blocks(word: u64) -> u64 {
 }
 
 impl BlockMap {
-    pub fn new(blocks: u64) -> Self {
-        let count = blocks.div_ceil(BLOCKS_PER_SECTOR) as usize;
+    /// A map of `sectors` groups of words, that begin `start` words into the mapping.
+    pub fn new(words: Mapping, start: usize, sectors: usize) -> Self {
         Self {
-            sectors: (0..count).map(|_| OnceLock::new()).collect(),
+            words,
+            start,
+            is_dirty: (0..sectors).map(|_| AtomicBool::new(false)).collect(),
             dirty: Mutex::new(Vec::new()),
             data_blocks: AtomicU64::new(0),
         }
-    }
-
-    pub fn sector_count(&self) -> usize {
-        self.sectors.len()
     }
 
     /// Bytes of the blocks in state `Data`.
@@ -70,30 +73,29 @@ impl BlockMap {
         self.data_blocks.load(Ordering::Relaxed) * BLOCK
     }
 
-    fn word(&self, block: u64) -> u64 {
-        match self.sectors[(block / BLOCKS_PER_SECTOR) as usize].get() {
-            None => 0,
-            Some(sector) => {
-                sector.words[(block % BLOCKS_PER_SECTOR / BLOCKS_PER_WORD) as usize].load(Ordering::Acquire)
-            }
-        }
+    fn word(&self, block: u64) -> &AtomicU64 {
+        &self.words.words()[self.start + (block / BLOCKS_PER_WORD) as usize]
+    }
+
+    fn group(&self, index: u32) -> &[AtomicU64] {
+        &self.words.words()[self.start + index as usize * WORDS..][..WORDS]
     }
 
     pub fn get(&self, block: u64) -> State {
-        state_of(self.word(block), block % BLOCKS_PER_SECTOR % BLOCKS_PER_WORD)
+        state_of(self.word(block).load(Ordering::Acquire), block % BLOCKS_PER_WORD)
     }
 
     /// The state of `block`, and how many blocks from it on (at most `limit`) share it.
     pub fn run(&self, block: u64, limit: u64) -> (State, u64) {
-        let mut place = block % BLOCKS_PER_SECTOR % BLOCKS_PER_WORD;
-        let mut word = self.word(block);
+        let mut place = block % BLOCKS_PER_WORD;
+        let mut word = self.word(block).load(Ordering::Acquire);
         let state = state_of(word, place);
         let mut count = 1;
         while count < limit {
             place += 1;
             if place == BLOCKS_PER_WORD {
                 place = 0;
-                word = self.word(block + count);
+                word = self.word(block + count).load(Ordering::Acquire);
             }
             if state_of(word, place) != state {
                 break;
@@ -107,47 +109,30 @@ impl BlockMap {
     pub fn set(&self, first: u64, count: u64, state: State) {
         let (mut block, end) = (first, first + count);
         while block < end {
-            let index = (block / BLOCKS_PER_SECTOR) as usize;
-            let sector = self.sectors[index].get_or_init(|| {
-                Box::new(Sector { words: [const { AtomicU64::new(0) }; WORDS], dirty: AtomicBool::new(false) })
-            });
-            let sector_end = end.min((index as u64 + 1) * BLOCKS_PER_SECTOR);
-            let mut changed = false;
-            while block < sector_end {
-                let place = block % BLOCKS_PER_SECTOR;
-                let shift = place % BLOCKS_PER_WORD;
-                let here = (BLOCKS_PER_WORD - shift).min(sector_end - block);
-                let ones = if here == BLOCKS_PER_WORD { u64::MAX } else { ((1 << (here * 2)) - 1) << (shift * 2) };
-                let bits = ones & (EVERY * state as u64);
-                let word = &sector.words[(place / BLOCKS_PER_WORD) as usize];
-                let mut old = word.load(Ordering::Relaxed);
-                let mut new = old & !ones | bits;
-                while old != new {
-                    match word.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed) {
-                        Ok(_) => {
-                            changed = true;
-                            self.data_blocks
-                                .fetch_add(data_blocks(new).wrapping_sub(data_blocks(old)), Ordering::Relaxed);
-                            break;
-                        }
-                        Err(now) => {
-                            old = now;
-                            new = old & !ones | bits;
-                        }
+            let shift = block % BLOCKS_PER_WORD;
+            let here = (BLOCKS_PER_WORD - shift).min(end - block);
+            let ones = if here == BLOCKS_PER_WORD { u64::MAX } else { ((1 << (here * 2)) - 1) << (shift * 2) };
+            let bits = ones & (EVERY * state as u64);
+            let word = self.word(block);
+            let mut old = word.load(Ordering::Relaxed);
+            while old & ones != bits {
+                let new = old & !ones | bits;
+                match word.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed) {
+                    Ok(_) => {
+                        let change = data_blocks(new).wrapping_sub(data_blocks(old));
+                        self.data_blocks.fetch_add(change, Ordering::Relaxed);
+                        self.mark_dirty((block / BLOCKS_PER_SECTOR) as u32);
+                        break;
                     }
+                    Err(now) => old = now,
                 }
-                block += here;
             }
-            if changed {
-                self.mark_dirty(index as u32);
-            }
+            block += here;
         }
     }
 
     pub fn mark_dirty(&self, index: u32) {
-        if let Some(sector) = self.sectors[index as usize].get()
-            && !sector.dirty.swap(true, Ordering::AcqRel)
-        {
+        if !self.is_dirty[index as usize].swap(true, Ordering::AcqRel) {
             self.dirty.lock().push(index);
         }
     }
@@ -155,45 +140,53 @@ impl BlockMap {
     /// The sectors changed since the last call, as they go to disk.
     pub fn take_dirty(&self) -> Vec<SectorBytes> {
         let indices = std::mem::take(&mut *self.dirty.lock());
-        let encode = |index: u32| {
-            let sector = self.sectors[index as usize].get()?;
+        let take = |index: u32| {
             // Before the words are read: a bit set later makes the sector dirty again.
-            sector.dirty.swap(false, Ordering::AcqRel);
-            let mut bytes = [0; SECTOR];
-            bytes[4..8].copy_from_slice(&index.to_le_bytes());
-            for (word, place) in sector.words.iter().zip(bytes[8..].chunks_exact_mut(8)) {
-                place.copy_from_slice(&word.load(Ordering::Acquire).to_le_bytes());
-            }
-            seal(&mut bytes);
-            Some(bytes)
+            self.is_dirty[index as usize].swap(false, Ordering::AcqRel);
+            self.encode(index)
         };
-        indices.into_iter().filter_map(encode).collect()
+        indices.into_iter().map(take).collect()
     }
 
-    /// Takes over a sector read from disk; false when it fails its check.
-    pub fn load(&self, bytes: &SectorBytes) -> bool {
-        let index = sector_index(bytes) as usize;
-        if !is_sealed(bytes) || index >= self.sectors.len() {
-            return false;
+    fn encode(&self, index: u32) -> SectorBytes {
+        let mut bytes = [0; SECTOR];
+        bytes[4..8].copy_from_slice(&index.to_le_bytes());
+        for (word, place) in self.group(index).iter().zip(bytes[8..].chunks_exact_mut(8)) {
+            place.copy_from_slice(&word.load(Ordering::Acquire).to_le_bytes());
         }
-        let mut words = [0u64; WORDS];
-        for (word, place) in words.iter_mut().zip(bytes[8..].as_chunks::<8>().0) {
-            *word = u64::from_le_bytes(*place);
-            if *word & (*word >> 1) & EVERY != 0 {
-                return false;
-            }
-        }
-        let new: u64 = words.iter().copied().map(data_blocks).sum();
-        let sector = self.sectors[index].get_or_init(|| {
-            Box::new(Sector { words: [const { AtomicU64::new(0) }; WORDS], dirty: AtomicBool::new(false) })
-        });
-        let mut old = 0;
-        for (place, word) in sector.words.iter().zip(words) {
-            old += data_blocks(place.swap(word, Ordering::AcqRel));
-        }
-        self.data_blocks.fetch_add(new.wrapping_sub(old), Ordering::Relaxed);
-        true
+        seal(&mut bytes);
+        bytes
     }
+
+    /// Takes a sector into account that an earlier process or `load` left in the mapping; `durable` is what the disk
+    /// has of it.
+    pub fn adopt(&self, index: u32, durable: Option<&SectorBytes>) {
+        let blocks = self.group(index).iter().map(|word| data_blocks(word.load(Ordering::Acquire))).sum();
+        self.data_blocks.fetch_add(blocks, Ordering::Relaxed);
+        let is_durable = match durable {
+            Some(bytes) => *bytes == self.encode(index),
+            None => self.group(index).iter().all(|word| word.load(Ordering::Acquire) == 0),
+        };
+        if !is_durable {
+            self.mark_dirty(index);
+        }
+    }
+
+    /// Sets the words of a sector read from disk.
+    pub fn load(&self, bytes: &SectorBytes) {
+        for (word, value) in self.group(sector_index(bytes)).iter().zip(bytes[8..].as_chunks::<8>().0) {
+            word.store(u64::from_le_bytes(*value), Ordering::Release);
+        }
+    }
+}
+
+/// Whether the bytes are a sound sector of a map of `sectors` sectors.
+pub fn is_sound(bytes: &SectorBytes, sectors: usize) -> bool {
+    let is_state = |word: &[u8; 8]| {
+        let word = u64::from_le_bytes(*word);
+        word & (word >> 1) & EVERY == 0
+    };
+    is_sealed(bytes) && (sector_index(bytes) as usize) < sectors && bytes[8..].as_chunks::<8>().0.iter().all(is_state)
 }
 
 /// Which sector of the map these bytes are.

@@ -1,9 +1,11 @@
 //! The private store: a sparse data file, the map that says which of its blocks count, and the map's journal.
 //!
-//! Crash contract: a flush snapshots the map's changes, syncs the data, then journals the changes. So a block's bit
+//! The map in use is a mapped file (`live`): a killed process loses nothing. It counts until the machine restarts,
+//! for the kernel may write it to disk before the data; then `map` and `journal` say what is there.
+//! Crash contract of these: a flush snapshots the map's changes, syncs the data, then journals the changes. So a block's bit
 //! never reaches the disk before its data; what was not flushed may be lost, as in any disk's cache, and nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -15,9 +17,15 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, errno};
 use crate::journal::{Journal, Replay};
-use crate::map::{BLOCK, BlockMap, SECTOR, SectorBytes, State, is_sealed, seal, sector_index};
+use crate::map::{
+    BLOCK, BlockMap, SECTOR, SectorBytes, State, WORDS, is_sealed, is_sound, seal, sector_count, sector_index,
+};
+use crate::mapping::Mapping;
 
 const MAGIC: &[u8; 8] = b"LMMAP001";
+const LIVE_MAGIC: &[u8; 8] = b"LMLIVE01";
+/// Where the words start in the live map's file.
+const LIVE_START: u64 = 4096;
 /// The map file starts with two header slots, used in turn.
 const HEADERS: u64 = 2;
 
@@ -90,9 +98,9 @@ impl PrivateStore {
         let data = open_file(&folder.join("data"), false).map_err(|error| missing("data file", error))?;
         let journal = open_file(&folder.join("journal"), false).map_err(|error| missing("journal", error))?;
         let map_file = open_file(&map_path, false)?;
-        let map = BlockMap::new(size.div_ceil(BLOCK));
+        let sectors = sector_count(size.div_ceil(BLOCK));
         let damaged = |what: String| Error::corrupt(format!("{what} of private store {} is damaged", folder.display()));
-        let expected = (HEADERS + map.sector_count() as u64) * SECTOR as u64;
+        let expected = (HEADERS + sectors as u64) * SECTOR as u64;
         if map_file.metadata()?.len() != expected || data.metadata()?.len() != size.next_multiple_of(BLOCK) {
             return Err(damaged("the size of a file".to_owned()));
         }
@@ -106,26 +114,21 @@ impl PrivateStore {
         };
         let pending: BTreeMap<u32, SectorBytes> =
             replayed.into_iter().map(|bytes| (sector_index(&bytes), bytes)).collect();
-        for (index, bytes) in stored_sectors(&map_file)? {
-            // A sector of the journal replaces one that a killed checkpoint may have torn.
-            if pending.contains_key(&index) || bytes == [0; SECTOR] {
-                continue;
-            }
-            if sector_index(&bytes) != index || !map.load(&bytes) {
+        // A sector of the journal replaces one that a killed checkpoint may have torn.
+        let mut durable = stored_sectors(&map_file)?;
+        durable.extend(&pending);
+        for (index, bytes) in &durable {
+            if sector_index(bytes) != *index || !is_sound(bytes, sectors) {
                 return Err(damaged(format!("map sector {index}")));
             }
         }
-        for (index, bytes) in &pending {
-            if !map.load(bytes) {
-                return Err(damaged(format!("map sector {index} in the journal")));
-            }
-        }
         Ok(Self {
-            map,
+            map: live_map(folder, size, sectors, &durable)?,
             data,
             map_file,
             size,
-            written: AtomicU64::new(0),
+            // An earlier process may have left something to flush.
+            written: AtomicU64::new(1),
             failed: AtomicBool::new(false),
             durable: Mutex::new(Durable { journal, pending, flushed: 0 }),
         })
@@ -140,7 +143,7 @@ impl PrivateStore {
         // The map comes last and at once: with it the store exists.
         let fresh = folder.join("map.new");
         let map_file = open_file(&fresh, true)?;
-        let sectors = BlockMap::new(size.div_ceil(BLOCK)).sector_count() as u64;
+        let sectors = sector_count(size.div_ceil(BLOCK)) as u64;
         map_file.set_len(0)?;
         map_file.set_len((HEADERS + sectors) * SECTOR as u64)?;
         map_file.write_all_at(&header(size, 1), 0)?;
@@ -238,28 +241,79 @@ impl PrivateStore {
     }
 }
 
-/// The sectors of the map file that were ever written, found by its holes.
-fn stored_sectors(file: &File) -> io::Result<Vec<(u32, SectorBytes)>> {
-    let mut found = Vec::new();
-    let mut position = (HEADERS as usize * SECTOR) as libc::off_t;
+/// The ranges of a file that are not holes, from an offset on.
+fn data_ranges(file: &File, from: u64) -> io::Result<Vec<(u64, u64)>> {
+    let seek = |position: u64, whence| {
+        // SAFETY: plain system call on a descriptor we hold.
+        let found = unsafe { libc::lseek(file.as_raw_fd(), position as libc::off_t, whence) };
+        u64::try_from(found).map_err(|_| io::Error::last_os_error())
+    };
+    let (mut ranges, mut position) = (Vec::new(), from);
     loop {
-        // SAFETY: plain system calls on a descriptor we hold.
-        let start = unsafe { libc::lseek(file.as_raw_fd(), position, libc::SEEK_DATA) };
-        if start < 0 {
-            let error = io::Error::last_os_error();
-            return if error.raw_os_error() == Some(libc::ENXIO) { Ok(found) } else { Err(error) };
-        }
-        // SAFETY: as above.
-        let end = unsafe { libc::lseek(file.as_raw_fd(), start, libc::SEEK_HOLE) };
-        if end < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let from = start as u64 / SECTOR as u64;
-        let mut content = vec![0; (end as u64).next_multiple_of(SECTOR as u64) as usize - from as usize * SECTOR];
-        file.read_exact_at(&mut content, from * SECTOR as u64)?;
-        for (at, bytes) in content.as_chunks::<SECTOR>().0.iter().enumerate() {
-            found.push(((from + at as u64 - HEADERS) as u32, *bytes));
-        }
-        position = end;
+        let start = match seek(position, libc::SEEK_DATA) {
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Ok(ranges),
+            start => start?,
+        };
+        position = seek(start, libc::SEEK_HOLE)?;
+        ranges.push((start, position));
     }
+}
+
+/// The sectors of the map file that were ever written.
+fn stored_sectors(file: &File) -> io::Result<BTreeMap<u32, SectorBytes>> {
+    let mut found = BTreeMap::new();
+    for (start, end) in data_ranges(file, HEADERS * SECTOR as u64)? {
+        let mut content = vec![0; (end - start) as usize];
+        file.read_exact_at(&mut content, start)?;
+        let indices = (start / SECTOR as u64 - HEADERS) as u32..;
+        let written = |(_, bytes): &(u32, &SectorBytes)| **bytes != [0; SECTOR];
+        let sectors = indices.zip(content.as_chunks::<SECTOR>().0).filter(written);
+        found.extend(sectors.map(|(index, bytes)| (index, *bytes)));
+    }
+    Ok(found)
+}
+
+/// The map as the last process left it in the `live` file; as the disk has it when the machine restarted since.
+fn live_map(folder: &Path, size: u64, sectors: usize, durable: &BTreeMap<u32, SectorBytes>) -> Result<BlockMap, Error> {
+    const GROUP: u64 = (WORDS * 8) as u64;
+    let path = folder.join("live");
+    let mut header = [0; SECTOR];
+    header[..8].copy_from_slice(LIVE_MAGIC);
+    header[8..16].copy_from_slice(&size.to_le_bytes());
+    let boot = std::fs::read("/proc/sys/kernel/random/boot_id")?;
+    header[16..52].copy_from_slice(boot.get(..36).ok_or_else(|| Error::corrupt("no boot id".to_owned()))?);
+    let mut found = [0; SECTOR];
+    let length = LIVE_START + sectors as u64 * GROUP;
+    let open = |file: &File| {
+        Ok::<_, Error>(BlockMap::new(Mapping::new(file, length as usize)?, (LIVE_START / 8) as usize, sectors))
+    };
+    if let Ok(file) = File::options().read(true).write(true).open(&path)
+        && file.read_exact_at(&mut found, 0).is_ok()
+        && found == header
+    {
+        let map = open(&file)?;
+        let mut used: BTreeSet<u32> = durable.keys().copied().collect();
+        for (start, end) in data_ranges(&file, LIVE_START)? {
+            used.extend(((start - LIVE_START) / GROUP) as u32..(end.min(length) - LIVE_START).div_ceil(GROUP) as u32);
+        }
+        used.iter().for_each(|index| map.adopt(*index, durable.get(index)));
+        return Ok(map);
+    }
+    let fresh = folder.join("live.new");
+    let file = open_file(&fresh, true)?;
+    file.set_len(0)?;
+    // Allocated at once: a mapped page without a block would be a SIGBUS on a full file system.
+    // SAFETY: plain system call on a descriptor we hold.
+    let error = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, length as libc::off_t) };
+    if error != 0 {
+        return Err(io::Error::from_raw_os_error(error).into());
+    }
+    file.write_all_at(&header, 0)?;
+    let map = open(&file)?;
+    for (index, bytes) in durable {
+        map.load(bytes);
+        map.adopt(*index, Some(bytes));
+    }
+    std::fs::rename(&fresh, &path)?;
+    Ok(map)
 }

@@ -108,7 +108,15 @@ class Bench:
             f"driver=iscsi,transport=tcp,portal={PORTAL}:3260,target={target_iqn(spec.mount)},lun=1,user={spec.mount},"
             f"password-secret=chap,initiator-name={initiator_iqn(spec.mount)},cache.direct=on,discard=unmap"
         )
-        words = ["qemu-io", "--object", f"secret,id=chap,data={spec.chap.secret}", "--image-opts", options]
+        words = [
+            "qemu-io",
+            "-t",
+            "writeback",
+            "--object",
+            f"secret,id=chap,data={spec.chap.secret}",
+            "--image-opts",
+            options,
+        ]
         for command in commands:
             words += ["-c", command]
         return self.client(*words, spec=spec)

@@ -87,7 +87,7 @@ def test_commands_in_values_are_refused(field: str, tail: str) -> None:
         "secret": SECRET,
     }
     with pytest.raises(UsageError):
-        render_script(script(**{field: good[field] + tail}))
+        render_script(script(Firmware.BIOS, **{field: good[field] + tail}))
 
 
 @given(st.text(max_size=60))
