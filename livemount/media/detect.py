@@ -5,12 +5,16 @@ Everything read here comes from a guest's disk: counts and offsets are checked b
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from uuid import UUID
 
+from livemount.core.errors import UsageError
 from livemount.core.machine import Firmware
+from livemount.media.sources.file import read_error
 
 SECTOR = 512
 ESP = UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
@@ -36,6 +40,24 @@ class BootFacts:
     def firmware(self) -> Firmware:
         """BIOS where it can (it also boots where UEFI is not offered), else UEFI where it can, else BIOS."""
         return Firmware.UEFI if self.uefi and not self.bios else Firmware.BIOS
+
+
+def detect_firmware(image: Path) -> Firmware:
+    """The firmware that can start the disk in a raw image or block device.
+
+    Raises `NotFoundError`, `DeniedError`, `UnavailableError` when it cannot be read, `UsageError`
+    for a folder or a pipe.
+    """
+    try:
+        # Before it is opened: opening a pipe would wait for its writer.
+        image.stat()
+        if not (image.is_file() or image.is_block_device()):
+            raise UsageError(f"{image} is no disk image: it is not a regular file or block device")
+        with image.open("rb", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            return detect(lambda offset, length: os.pread(file.fileno(), length, offset), size).firmware
+    except OSError as error:
+        raise read_error(image, error) from error
 
 
 def detect(read: Callable[[int, int], bytes], size: int) -> BootFacts:

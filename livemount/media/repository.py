@@ -18,9 +18,8 @@ from livemount import _native
 from livemount.core.errors import ConflictError, CorruptError, LivemountError, NotFoundError, UsageError
 from livemount.core.machine import Copy, Frozen, MachineDescription, is_name
 from livemount.core.secrets import read_secret
-from livemount.media.detect import detect
+from livemount.media.detect import detect_firmware
 from livemount.media.registry import SourceUri
-from livemount.media.sources.file import RawImage
 
 log = logging.getLogger(__name__)
 
@@ -49,25 +48,19 @@ class Listing:
     damaged: list[str]
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing `check` found. What is no error is a leftover, such as a pack of a backup that was killed."""
-
-    error: bool
-    text: str
-
-
-@dataclass(frozen=True)
-class CheckReport:
+class CheckReport(Frozen):
     """What `check` found."""
 
     read_data: bool
-    findings: list[Finding]
+    problems: list[str]
+    """What is damaged or missing."""
+    leftovers: list[str]
+    """What nothing needs, such as packs of a backup that was killed; `prune` removes it."""
 
     @property
     def ok(self) -> bool:
-        """Whether there is no error."""
-        return not any(finding.error for finding in self.findings)
+        """Whether there is no problem."""
+        return not self.problems
 
 
 class Repository:
@@ -99,7 +92,9 @@ class Repository:
         description: MachineDescription | None = None,
         progress: Progress | None = None,
     ) -> Copy:
-        """Write a raw image as a copy of the machine `name`. Without a description its firmware is detected.
+        """Write a raw image or block device as a copy of the machine `name`.
+
+        Without a description the firmware is detected. A device must not be written to meanwhile: give a snapshot.
 
         Raises `UsageError` for what is no disk image, `NotFoundError`, `ConflictError` when the image changed while
         it was read, `UnavailableError` when it cannot be read, `NoSpaceError`. There is no copy then.
@@ -107,7 +102,7 @@ class Repository:
         if not is_name(name):
             raise UsageError(f"{name!r} cannot name a machine", hint="lower-case letters, digits, hyphens; at most 40")
         if description is None:
-            description = describe(image)
+            description = MachineDescription(firmware=detect_firmware(image))
         text = description.model_dump_json().encode()
         done = self._native.backup(image, name, text, progress or (lambda _read, _total: None))
         log.info("backed up %s as %s@%s: %d bytes added", image, name, done.id[:8], done.added)
@@ -158,8 +153,12 @@ class Repository:
 
     def check(self, read_data: bool = False) -> CheckReport:
         """Check the structure, and with `read_data` also every byte that copies need."""
-        findings = [Finding(error, text) for error, text in self._native.check(read_data)]
-        return CheckReport(read_data, findings)
+        found = self._native.check(read_data)
+        return CheckReport(
+            read_data=read_data,
+            problems=[text for problem, text in found if problem],
+            leftovers=[text for problem, text in found if not problem],
+        )
 
     def digest(self, copy: Copy) -> str:
         """SHA-256 of the bytes of a copy's disk, in hex; all of it is read."""
@@ -193,15 +192,6 @@ class Repository:
             description=note.machine,
             source=str(SourceUri("restic", self.path, {"snapshot": id, "file": str(_disk_file(name))})),
         )
-
-
-def describe(image: Path) -> MachineDescription:
-    """The description of a machine of which only the disk is known. Raises what `RawImage` raises."""
-    source = RawImage(image)
-    try:
-        return MachineDescription(firmware=detect(source.read, source.size).firmware)
-    finally:
-        source.close()
 
 
 def _disk_file(name: str) -> Path:

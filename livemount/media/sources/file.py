@@ -36,7 +36,7 @@ class RawImage:
                 raise UsageError(f"{path} is no disk image: it is not a regular file")
             self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise _error(path, error) from error
+            raise read_error(path, error) from error
         self._open = True
         self._facts = self._look()
         size = self._facts[1]
@@ -96,7 +96,7 @@ class RawImage:
         except OSError as error:
             if error.errno == errno.ENXIO:  # no data, or no hole, from here on
                 return end
-            raise _error(self._path, error) from error
+            raise read_error(self._path, error) from error
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes."""
@@ -106,7 +106,7 @@ class RawImage:
             try:
                 part = os.pread(self._descriptor, length, offset)
             except OSError as error:
-                raise _error(self._path, error) from error
+                raise read_error(self._path, error) from error
             if not part:
                 raise CorruptError(f"{self._path} became shorter while it was read")
             parts.append(part)
@@ -121,7 +121,8 @@ class RawImage:
             os.close(self._descriptor)
 
 
-def _error(path: Path, error: OSError) -> LivemountError:
+def read_error(path: Path, error: OSError) -> LivemountError:
+    """The error to raise for an image that cannot be read."""
     message = f"cannot read {path}: {error.strerror}"
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return NotFoundError(message)

@@ -6,8 +6,8 @@
 
 use std::collections::HashSet;
 use std::fs::{File, Metadata};
-use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -336,12 +336,14 @@ impl<'a> Image<'a> {
         let fail = |error: io::Error| Error::io(&format!("cannot read the image {}", path.display()), &error);
         let bad = |reason: &str| Error::new(Kind::Usage, format!("{} is no disk image: {reason}", path.display()));
         // Before it is opened: opening a pipe would wait for its writer.
-        if !std::fs::metadata(path).map_err(fail)?.is_file() {
-            return Err(bad("it is not a regular file"));
+        let kind = std::fs::metadata(path).map_err(fail)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(bad("it is not a regular file or block device"));
         }
-        let file = File::open(path).map_err(fail)?;
+        let mut file = File::open(path).map_err(fail)?;
         let metadata = file.metadata().map_err(fail)?;
-        let size = metadata.len();
+        // The length that metadata gives is none for a device.
+        let size = file.seek(SeekFrom::End(0)).map_err(fail)?;
         if size == 0 {
             return Err(bad("it is empty"));
         }
@@ -391,12 +393,14 @@ impl<'a> Image<'a> {
             let data = match seek(Whence::SeekData, offset) {
                 Ok(data) => data as u64,
                 Err(Errno::ENXIO) => break,
+                // A block device knows of no holes.
+                Err(Errno::EINVAL) => offset,
                 Err(errno) => return Err(self.fail(&errno.into())),
             };
             // A file that shrank has no hole there: the read will tell.
             let hole = match seek(Whence::SeekHole, data) {
                 Ok(hole) => (hole as u64).min(self.size),
-                Err(Errno::ENXIO) => self.size,
+                Err(Errno::ENXIO | Errno::EINVAL) => self.size,
                 Err(errno) => return Err(self.fail(&errno.into())),
             };
             if data >= self.size {
@@ -410,7 +414,7 @@ impl<'a> Image<'a> {
         Ok(chunks)
     }
 
-    /// Whether the image is still what it was when it was opened.
+    /// Whether the image is still what it was when it was opened. Writes to a block device leave no trace in these facts.
     fn check_unchanged(&self) -> Result<()> {
         let facts = |metadata: &Metadata| {
             (metadata.dev(), metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec())

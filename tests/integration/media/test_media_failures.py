@@ -76,7 +76,7 @@ def test_a_killed_backup_leaves_no_copy(tmp_path: Path, password: Path) -> None:
     assert repository.copies() == []
     report = repository.check(read_data=True)
     assert report.ok
-    assert report.findings  # the packs it had written: leftovers for `prune`
+    assert report.leftovers  # the packs it had written
     assert "no errors were found" in restic_check(repository.path, password)
     copy = repository.backup(image, "web01")
     assert repository.copies() == [copy]

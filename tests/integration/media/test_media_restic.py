@@ -112,7 +112,8 @@ def test_we_read_what_restic_writes(restic: Restic) -> None:
     assert repository.copies() == []
     ours = repository.backup(image, "web01")
     assert repository.copies() == [ours]
-    assert repository.check(read_data=True).findings == []
+    report = repository.check(read_data=True)
+    assert report.problems == report.leftovers == []
     assert b"no errors were found" in restic.run("check", "--read-data")
 
 
@@ -138,7 +139,22 @@ def test_what_restic_keeps_when_it_prunes_is_whole(restic: Restic, repository: R
     again = Repository.open(restic.path, restic.password)
     assert again.copies() == [copies[2]]
     assert again.digest(copies[2]) == digest(images[2].read_bytes())
-    assert again.check(read_data=True).findings == []
+    report = again.check(read_data=True)
+    assert report.problems == report.leftovers == []
+
+
+def test_a_block_device_is_backed_up(restic: Restic, repository: Repository) -> None:
+    image = write_image(restic.folder / "web01.raw")
+    device = subprocess.run(
+        ["losetup", "--find", "--show", "--read-only", image], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    try:
+        copy = repository.backup(Path(device), "web01")
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+    assert copy == repository.find("web01")
+    assert repository.digest(copy) == digest(image.read_bytes())
+    assert copy.stored == repository.backup(image, "web01").stored
 
 
 def test_restic_mends_a_damaged_index(restic: Restic, repository: Repository) -> None:

@@ -82,7 +82,7 @@ def test_a_damaged_pack(vault: Vault, damage: Callable[[Path], None]) -> None:
     assert vault.whole(1)
     report = vault.repository.check(read_data=True)
     assert not report.ok
-    assert any(pack.name[:8] in finding.text for finding in report.findings if finding.error)
+    assert any(pack.name[:8] in problem for problem in report.problems)
     # A flipped byte shows only when the data is read; a wrong size shows at once.
     assert vault.repository.check().ok == (damage is flip)
 
@@ -109,7 +109,7 @@ def test_a_damaged_index_file(vault: Vault, tmp_path: Path, damage: Callable[[Pa
         vault.repository.backup(vault.images[0], "web00")
     report = vault.repository.check()
     assert not report.ok
-    assert any(index.name in finding.text for finding in report.findings)
+    assert any(index.name in problem for problem in report.problems)
     assert len(vault.repository.copies()) == 2
 
 
@@ -126,7 +126,7 @@ def test_a_damaged_snapshot_does_not_hide_the_others(
     with pytest.raises(CorruptError, match=snapshot.name):
         open_source(vault.copies[0].source, vault.password)
     report = vault.repository.check()
-    assert any(snapshot.name in finding.text for finding in report.findings if finding.error)
+    assert any(snapshot.name in problem for problem in report.problems)
 
 
 @pytest.mark.parametrize("damage", [flip, cut, empty])

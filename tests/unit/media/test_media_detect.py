@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from livemount.core.errors import NotFoundError, UsageError
 from livemount.core.machine import Firmware
-from livemount.media.detect import BootFacts, detect
+from livemount.media.detect import BootFacts, detect, detect_firmware
 
 SIZE = 64 << 20
 
@@ -60,6 +61,18 @@ def test_mbr() -> None:
     assert facts(with_code(mbr(0x83))) == BootFacts("mbr", uefi=False, bios=True)
     assert facts(mbr(0xEF)) == BootFacts("mbr", uefi=True, bios=False)
     assert facts(mbr(0x83)) == BootFacts("mbr", uefi=False, bios=False)
+
+
+def test_an_image_on_disk(tmp_path: Path) -> None:
+    path = tmp_path / "disk.raw"
+    path.write_bytes(mbr(0xEF))
+    assert detect_firmware(path) == Firmware.BIOS  # cut off behind its first sector: nothing to go by
+    path.write_bytes(mbr(0xEF) + bytes(512))
+    assert detect_firmware(path) == Firmware.UEFI
+    with pytest.raises(NotFoundError, match="absent"):
+        detect_firmware(tmp_path / "absent")
+    with pytest.raises(UsageError, match="not a regular file"):
+        detect_firmware(tmp_path)
 
 
 def test_no_table() -> None:

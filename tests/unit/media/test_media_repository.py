@@ -208,7 +208,7 @@ def test_many_threads_read_at_once(repository: Repository, tmp_path: Path, passw
         (lambda _path: None, NotFoundError, "No such file"),
         (lambda path: path.mkdir(), UsageError, "not a regular file"),
         (os.mkfifo, UsageError, "not a regular file"),
-        (lambda path: path.write_bytes(b""), LivemountError, "0 bytes|empty"),
+        (lambda path: path.write_bytes(b""), LivemountError, "empty"),
         (lambda path: path.write_bytes(bytes(1000)), LivemountError, "1000 bytes"),
     ],
 )
