@@ -10,9 +10,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 from livemount.cli.output import OutputFormat, bytes_text, print_json, print_table, stderr, stdout
 from livemount.core.errors import CorruptError, UsageError
-from livemount.core.machine import NAME_PATTERN, Copy, Firmware, is_name
+from livemount.core.machine import NAME_PATTERN, Copy, Firmware, MachineDescription, is_name
 from livemount.core.settings import Settings
-from livemount.media.repository import Repository, describe
+from livemount.media.detect import detect_firmware
+from livemount.media.repository import Repository
 
 Output = Annotated[OutputFormat, typer.Option("--output", "-o", help="Print a table or versioned JSON.")]
 
@@ -44,10 +45,7 @@ def backup(
         raise UsageError(f"{name!r} cannot name a machine", hint=f"it must match {NAME_PATTERN}")
     settings = Settings()
     repository = open_repository(settings)
-    found = describe(image)
-    description = found.model_copy(
-        update={"firmware": firmware or found.firmware, "cpus": cpus, "memory_mib": memory},
-    )
+    description = MachineDescription(firmware=firmware or detect_firmware(image), cpus=cpus, memory_mib=memory)
     with Progress(
         "backup",
         BarColumn(),
@@ -99,15 +97,14 @@ def check(
 ) -> None:
     """Check the repository: its structure and, when asked, all its data. Exit code 9 when something is wrong."""
     report = open_repository(Settings()).check(read_data=read_data)
-    found = [{"error": finding.error, "text": finding.text} for finding in report.findings]
     if output is OutputFormat.JSON:
-        print_json(ok=report.ok, read_data=read_data, findings=found)
+        print_json(ok=report.ok, read_data=read_data, problems=report.problems, leftovers=report.leftovers)
     else:
-        for finding in report.findings:
-            stderr.print(f"{'error' if finding.error else 'warning'}: {finding.text}", highlight=False, markup=False)
+        for leftover in report.leftovers:
+            stderr.print(f"left over: {leftover}", highlight=False, markup=False)
     if not report.ok:
         raise CorruptError(
-            "the repository is damaged: " + "; ".join(finding.text for finding in report.findings if finding.error),
+            f"the repository is damaged: {'; '.join(report.problems)}",
             hint="restore the files named from another copy of the repository",
         )
     if output is OutputFormat.TABLE:
