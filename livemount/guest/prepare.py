@@ -43,6 +43,8 @@ def prepare(disk: Path, request: GuestRequest, tools: GuestTools) -> GuestReport
         *("unshare", "--mount", "--propagation", "private", "--"),
         *(sys.executable, "-m", "livemount.guest.worker"),
         input=json.dumps(job),
+        # `-m` looks in the working directory first: the worker must be of this very package.
+        cwd=Path(__file__).parents[2],
         timeout=600,
     )
     answer = json.loads(done.stdout)

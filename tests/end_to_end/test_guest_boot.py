@@ -189,7 +189,9 @@ class Lab:
         """The running machine's console."""
         path = self.folder / "console.sock"
         wait_for("QEMU's console", path.exists, 30)
-        return Console(path)
+        console = Console(path)
+        self.stack.callback(console.socket.close)
+        return console
 
     def asked_up(self) -> bool:
         """Whether a guest has said that it is up."""
