@@ -19,7 +19,7 @@ from livemount.core.settings import Settings
 from livemount.local_cloud.cloud import QemuCloud
 from livemount.workflow.stack import prepare, pulumi_environment
 
-# Pulumi's SDK leaves the event loops of inline programs unclosed (runtime/sync_await.py); collected in the fixture here.
+# Pulumi's SDK leaves event loops of inline programs unclosed (runtime/sync_await.py): the fixture collects them here.
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
