@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,11 @@ from livemount.core.settings import Settings
 from livemount.local_cloud.cloud import QemuCloud
 from livemount.workflow.stack import prepare, pulumi_environment
 
-pytestmark = pytest.mark.integration
+# Pulumi's SDK leaves event loops of inline programs unclosed (runtime/sync_await.py): the fixture collects them here.
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @dataclass
@@ -50,6 +55,7 @@ def program(tmp_path: Path) -> Iterator[Program]:
     folder = tmp_path / "cloud"
     yield Program(folder, f"lm-r{os.getpid() % 100000}-net")
     QemuCloud(folder).destroy_all()
+    gc.collect()
 
 
 @pytest.fixture
