@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from livemount.core.errors import LivemountError
 from livemount.core.settings import Settings
 from livemount.local_cloud.console import Console
 from livemount.media.repository import Repository
+from livemount.workflow.stack import MountStack, mount_stacks
 
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 2**20
@@ -29,10 +31,23 @@ def main() -> None:
     environment = {"LIVEMOUNT_HOME": str(settings.home), "LIVEMOUNT_ENVIRONMENT": settings.environment}
     walk = Walk(environment, ROOT)
     try:
+        clear(walk, settings)
         demonstrate(walk, settings, keep=options.keep)
     except (DemoError, LivemountError) as error:
-        console.print(f"what was made is left for a look; `make clean` takes it away. Files: {settings.home}")
+        console.print(f"what was made is left in {settings.home} for a look; the next `make demo` takes it away first")
         fail(error)
+
+
+def clear(walk: Walk, settings: Settings) -> None:
+    """Take away what an earlier demonstration that failed, or was told to keep it, has left."""
+    paths = settings.paths()
+    if not settings.home.exists():
+        return
+    console.print(f"taking away what an earlier demonstration has left in {settings.home}")
+    for mount in mount_stacks(paths):
+        MountStack(paths, settings, mount).destroy()
+    walk.run("livemount", "environment", "down")
+    shutil.rmtree(settings.home)
 
 
 def demonstrate(walk: Walk, settings: Settings, *, keep: bool) -> None:
@@ -82,6 +97,7 @@ def demonstrate(walk: Walk, settings: Settings, *, keep: bool) -> None:
         walk.step("The environment goes too")
         walk.run("livemount", "environment", "down")
         walk.nothing_left(leftovers.of_environment(paths))
+        shutil.rmtree(settings.home)
     walk.end()
 
 

@@ -14,8 +14,8 @@ from rich.table import Table
 OUTPUT_VERSION = 1
 """Version of the JSON output: raised when a field goes or changes its meaning."""
 
-stdout = Console()
-stderr = Console(stderr=True)
+stdout = Console(soft_wrap=True)
+stderr = Console(stderr=True, soft_wrap=True)
 
 
 class OutputFormat(StrEnum):

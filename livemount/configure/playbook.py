@@ -1,7 +1,11 @@
-"""Runs one Ansible playbook through ansible-runner, and turns its failure into one message."""
+"""Runs one Ansible playbook through ansible-runner, and turns its failure into one message.
+
+In a process of its own: ansible-runner forks, and the Pulumi provider has gRPC threads, which no fork survives.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -13,6 +17,7 @@ from typing import Any
 import ansible_runner  # type: ignore[import-untyped]  # it has no types
 
 from livemount.core.errors import LivemountError
+from livemount.core.run import run
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +30,26 @@ def play(project: Path, playbook: str, inventory: Inventory, record: Path) -> in
 
     What Ansible said is kept in `record` when its folder exists. Raises `LivemountError` naming the task that failed.
     """
+    request = {"project": str(project), "playbook": playbook, "inventory": inventory, "record": str(record)}
+    done = run(sys.executable, "-m", __name__, input=json.dumps(request), timeout=None)
+    answer = json.loads(done.stdout.splitlines()[-1])
+    if "error" in answer:
+        raise LivemountError(answer["error"])
+    return int(answer["changed"])
+
+
+def main() -> None:
+    """Do what `play` asks for on standard input, and answer on standard output."""
+    request = json.load(sys.stdin)
+    try:
+        changed = _play(Path(request["project"]), request["playbook"], request["inventory"], Path(request["record"]))
+        answer: dict[str, Any] = {"changed": changed}
+    except LivemountError as error:
+        answer = {"error": error.message}
+    print(json.dumps(answer))
+
+
+def _play(project: Path, playbook: str, inventory: Inventory, record: Path) -> int:
     failures: list[str] = []
     changed = 0
 
@@ -76,3 +101,7 @@ def _reason(result: dict[str, Any]) -> str:
     parts = [str(result.get(key, "")).strip() for key in ("msg", "stderr", "stdout")]
     items = [_reason(item) for item in result.get("results", []) if item.get("failed")]
     return "; ".join(dict.fromkeys(part for part in (*parts, *items) if part)) or "it gave no reason"
+
+
+if __name__ == "__main__":
+    main()
