@@ -40,6 +40,10 @@ def _files(folder: Path) -> list[str]:
     return sorted(str(entry) for entry in folder.iterdir()) if folder.is_dir() else []
 
 
+def _folders(folder: Path) -> list[str]:
+    return [name for name in _files(folder) if Path(name).is_dir()]
+
+
 def of_mounts(paths: EnvironmentPaths) -> dict[str, list[str]]:
     """Everything that belongs to mounts (not to the environment they lived in), by kind. Empty lists: nothing."""
     host = HostPaths(paths.host)
@@ -56,7 +60,7 @@ def of_mounts(paths: EnvironmentPaths) -> dict[str, list[str]]:
         "pseudo-disks mounted": _fuse_mounts(host.mounts),
         "loop devices": _loop_devices(paths.root),
         "private stores": _files(host.mounts),
-        "recall stores": _files(host.recall),
+        "recall stores": _folders(host.recall),
         "boot scripts": _files(host.scripts),
         "stacks": _files(paths.pulumi / "mounts"),
     }
