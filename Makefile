@@ -16,7 +16,7 @@ PYTEST_FLAGS ?= --durations=10
 STEP = @printf '==> %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint lint-python lint-native test-native lock clean
+.PHONY: help setup demo test test-fast lint lint-python lint-native lock clean
 
 help: ## show this
 	@awk -F ': *.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ demo: setup ## back up a real guest, boot it from the copy, prove it, leave noth
 	$(STEP) 'demo'
 	@python -m demo
 
-test: setup lint test-native ## everything: lint, types, Rust tests, all Python tests (root; boots guests)
+test: setup lint ## everything: lint, types, all tests (root; boots guests)
 	$(STEP) 'pytest, all'
 	@python -m pytest $(PYTEST_FLAGS)
 
@@ -48,10 +48,6 @@ lint-python:
 lint-native:
 	$(STEP) 'clippy'
 	@cargo clippy $(CARGO_FLAGS) --release --quiet --all-targets -- -D warnings
-
-test-native:
-	$(STEP) 'cargo test'
-	@cargo test $(CARGO_FLAGS) --release --quiet
 
 lock: ## write setup/*.txt anew from pyproject.toml (ARGS=--upgrade for newer versions)
 	@python -m pip install --quiet pip-tools

@@ -82,7 +82,7 @@ def test_what_is_refused_changes_nothing(clean_site: Site, host: HostClient, tmp
         host.get_pseudo_disk("two")
     other = request.model_copy(update={"address": "10.77.0.201"})
     with pytest.raises(NotFoundError):
-        host.put_pseudo_disk("three", other.model_copy(update={"source": "file:///nosuch.raw"}))
+        host.put_pseudo_disk("three", other.model_copy(update={"source": "file:///no.raw", "password_file": None}))
     wrong = tmp_path / "wrong"
     write_secret(wrong, "wrong")
     with pytest.raises(DeniedError):
