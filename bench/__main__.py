@@ -15,7 +15,7 @@ from bench.results import table, write_results
 from bench.rig import Options
 from livemount.core.errors import LivemountError
 
-BENCHES = ("hits",)
+BENCHES = ("hits", "cold", "latency", "memory")
 
 
 class Bench(Protocol):
