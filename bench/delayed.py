@@ -14,13 +14,13 @@ import stat
 from pathlib import Path
 from typing import Any
 
-import pyfuse3
-import trio
+import pyfuse3  # type: ignore[import-not-found,unused-ignore]
+import trio  # type: ignore[import-untyped,unused-ignore]
 
 NAME_TIMEOUT = 3600.0
 
 
-class Delayed(pyfuse3.Operations):  # type: ignore[misc]
+class Delayed(pyfuse3.Operations):  # type: ignore[misc,unused-ignore]
     """The file system. Inode numbers are given out by path as the kernel asks."""
 
     def __init__(self, folder: Path, delay: float) -> None:
@@ -30,7 +30,7 @@ class Delayed(pyfuse3.Operations):  # type: ignore[misc]
         self._inodes = {folder: pyfuse3.ROOT_INODE}
 
     def _inode(self, path: Path) -> int:
-        inode = self._inodes.setdefault(path, len(self._inodes) + 1)
+        inode: int = self._inodes.setdefault(path, len(self._inodes) + 1)
         self._paths[inode] = path
         return inode
 
@@ -40,21 +40,30 @@ class Delayed(pyfuse3.Operations):  # type: ignore[misc]
         except OSError as error:
             raise pyfuse3.FUSEError(error.errno or errno.EIO) from error
         entry = pyfuse3.EntryAttributes()
-        for field in ("st_mode", "st_nlink", "st_uid", "st_gid", "st_size", "st_mtime_ns", "st_atime_ns", "st_ctime_ns"):
+        for field in (
+            "st_mode",
+            "st_nlink",
+            "st_uid",
+            "st_gid",
+            "st_size",
+            "st_mtime_ns",
+            "st_atime_ns",
+            "st_ctime_ns",
+        ):
             setattr(entry, field, getattr(status, field))
         entry.st_ino = self._inode(path)
         entry.attr_timeout = entry.entry_timeout = NAME_TIMEOUT
         return entry
 
-    async def getattr(self, inode: int, ctx: Any = None) -> Any:
+    async def getattr(self, inode: int, _ctx: Any = None) -> Any:
         """Attributes of a file or folder."""
         return self._attributes(self._paths[inode])
 
-    async def lookup(self, parent_inode: int, name: bytes, ctx: Any = None) -> Any:
+    async def lookup(self, parent_inode: int, name: bytes, _ctx: Any = None) -> Any:
         """A name in a folder."""
         return self._attributes(self._paths[parent_inode] / os.fsdecode(name))
 
-    async def opendir(self, inode: int, ctx: Any) -> int:
+    async def opendir(self, inode: int, _ctx: Any) -> int:
         """Folders need no handle."""
         return inode
 
@@ -66,7 +75,7 @@ class Delayed(pyfuse3.Operations):  # type: ignore[misc]
             ):
                 return
 
-    async def open(self, inode: int, flags: int, ctx: Any) -> Any:
+    async def open(self, inode: int, flags: int, _ctx: Any) -> Any:
         """Open a file for reading."""
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise pyfuse3.FUSEError(errno.EROFS)

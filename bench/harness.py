@@ -69,7 +69,7 @@ def figure(
     goal: float | None = None,
     lower_is_better: bool = False,
 ) -> Figure:
-    """Compare two contestants round by round. Raises `ValueError` when rounds are missing or a value is not positive."""
+    """Compare two contestants round by round. Raises `ValueError` when a round is missing or a value not positive."""
     if len(ours) != len(peer) or not ours:
         raise ValueError(f"{name}: {len(ours)} rounds of ours, {len(peer)} of {peer_name}")
     if min(*ours, *peer) <= 0:

@@ -1,6 +1,6 @@
 """Memory: the proportional share (PSS) of every process that idle mounts need, as mounts grow 1, 5, 20.
 
-All mounts are of one source; each is exported and was read a little, as an idle guest has done.
+All mounts are of one copy in a restic repository; each is exported and was read a little, as an idle guest has done.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.harness import Figure, figure
-from bench.hits import MIB, make_image
+from bench.hits import MIB
+from bench.repository import make_copies
 from bench.rig import Options, Rig, open_rig, wait_for
 
 COUNTS = (1, 5, 20)
@@ -50,15 +51,14 @@ def measure(options: Options) -> Iterator[Figure]:
     values: dict[int, list[float]] = {count: [] for count in COUNTS}
     for _ in range(options.rounds):
         with open_rig(options.directory) as rig:
-            source = rig.folder / "source.raw"
-            make_image(source, 2 * TOUCHED)
+            copies = make_copies(rig, 2 * TOUCHED, borg=False)
             rig.start_target()
             rig.start_driver()
             before = _total(rig)
             present = 0
             for count in COUNTS:
                 for number in range(present, count):
-                    disk = rig.attach(f"memory-{number}", f"file://{source}")
+                    disk = rig.attach(f"memory-{number}", copies.source, copies.password_file)
                     rig.export(disk)
                     with disk.open("rb", buffering=0) as file:
                         for at in range(0, TOUCHED, MIB):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,8 +59,8 @@ def write_results(path: Path, figures: Sequence[Figure], skipped: Mapping[str, s
     lines = [
         "# Results",
         "",
-        f"Written by `{Path(sys.executable).name} -m bench all` on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. A ratio above 1"
-        " is better for us; spread is the interquartile range of the rounds' ratios, load the load average at the end.",
+        f"Written by `python -m bench all` on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. A ratio above 1 is better"
+        " for us; spread is the interquartile range of the rounds' ratios, load the load average at the end.",
         "",
         *(f"- {line}" for line in machine()),
         "",
