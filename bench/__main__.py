@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,8 @@ def main() -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     if arguments.rounds < 1 or arguments.seconds <= 0:
         parser.error("rounds and seconds must be positive")
+    # An ended bench takes its rig away, too.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     options = Options(directory=arguments.directory, rounds=arguments.rounds, seconds=arguments.seconds)
     done: list[Figure] = []
     skipped: dict[str, str] = {}
