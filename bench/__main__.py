@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Protocol, cast
 
 from bench.harness import ROUNDS, Figure
@@ -31,6 +32,12 @@ def figures(name: str, options: Options) -> Iterator[Figure]:
     return cast(Bench, importlib.import_module(f"bench.{name}")).measure(options)
 
 
+def end(number: int, _frame: FrameType | None) -> None:
+    """End, taking the rig away; a second signal must not disturb that."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 def main() -> int:
     """Parse the arguments and measure."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
@@ -46,8 +53,7 @@ def main() -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     if arguments.rounds < 1 or arguments.seconds <= 0:
         parser.error("rounds and seconds must be positive")
-    # An ended bench takes its rig away, too.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, end)
     options = Options(directory=arguments.directory, rounds=arguments.rounds, seconds=arguments.seconds)
     done: list[Figure] = []
     skipped: dict[str, str] = {}

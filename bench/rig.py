@@ -23,7 +23,6 @@ from livemount.core.run import in_namespace, run
 from livemount.core.settings import HostPaths
 from livemount.driver.api import PseudoDiskSpec
 from livemount.driver.client import DriverClient
-from livemount.driver.layout import DiskFiles
 
 PORTAL = "127.0.0.1"
 PATIENCE = 30.0
@@ -63,7 +62,10 @@ class Rig:
         """Start a program that runs until the end; its output goes to a log in the rig's folder."""
         command = [*in_namespace(self.namespace), *words] if inside else list(words)
         with (self.folder / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            # In a session of its own: a signal to the bench's group must leave it to `close` to end things in order.
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
         self.processes.append(process)
         return process
 
@@ -105,15 +107,6 @@ class Rig:
             recall_directory=self.host.recall,
         )
         return self.driver.attach(spec).path
-
-    def worker(self, name: str) -> int:
-        """The process id of a pseudo-disk's worker: who holds its lock file open."""
-        lock = str(DiskFiles(self.host.mounts / name).lock)
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if any(os.path.realpath(link) == lock for link in (folder / "fd").iterdir()):
-                    return int(folder.name)
-        raise UnavailableError(f"the disk {name} has no worker")
 
     def export(self, file: Path, *, direct: bool = False) -> str:
         """Export a file with the options `livemount.target.tgt` uses; its URL. No CHAP: it costs nothing after login.
