@@ -1,0 +1,207 @@
+/*
+ * An iSCSI initiator that only makes load: `initiator URL NAME KIND BLOCK DEPTH SECONDS FLUSH_EVERY`.
+ *
+ * KIND is randread, randwrite, read or write; BLOCK is in bytes; a FLUSH_EVERY of N sends SYNCHRONIZE CACHE after every
+ * N writes, once they are answered, and waits for it. Prints one JSON object: operations, seconds, latencies.
+ * Debian's fio has no libiscsi engine, the kernel's initiator needs modules, and QEMU in between costs more than what is
+ * measured; with libiscsi itself nothing but the target and the disk behind it is left.
+ */
+#include <iscsi/iscsi.h>
+#include <iscsi/scsi-lowlevel.h>
+#include <poll.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { MOST_DEPTH = 256, MOST_SAMPLES = 1 << 21 };
+
+static struct iscsi_context *iscsi;
+static int lun, writes, at_random;
+static uint32_t block;
+static uint64_t blocks, next_block, state = 88172645463325252u;
+static unsigned depth, in_flight, flush_every, since_flush;
+static double stop_at;
+static uint64_t done, flushes;
+static float *samples;
+
+struct slot {
+    double started;
+    struct scsi_iovec vector; /* libiscsi keeps the address until the answer */
+};
+static struct slot slots[MOST_DEPTH], *free_slots[MOST_DEPTH];
+static unsigned free_count;
+
+static double now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec + time.tv_nsec / 1e9;
+}
+
+static void fail(const char *what)
+{
+    fprintf(stderr, "%s: %s\n", what, iscsi_get_error(iscsi));
+    exit(1);
+}
+
+static uint64_t pick(void)
+{
+    if (!at_random)
+        return next_block++ % blocks;
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return state % blocks;
+}
+
+static void submit(void);
+
+static void flushed(struct iscsi_context *context, int status, void *data, void *private)
+{
+    (void)context, (void)private;
+    if (status != SCSI_STATUS_GOOD)
+        fail("SYNCHRONIZE CACHE");
+    scsi_free_scsi_task(data);
+    since_flush = 0;
+    flushes++;
+    submit();
+}
+
+static void answered(struct iscsi_context *context, int status, void *data, void *private)
+{
+    struct slot *slot = private;
+    (void)context;
+    if (status == SCSI_STATUS_GOOD) {
+        if (done < MOST_SAMPLES)
+            samples[done] = now() - slot->started;
+        done++;
+    } else {
+        fail(writes ? "WRITE" : "READ");
+    }
+    scsi_free_scsi_task(data);
+    in_flight--;
+    free_slots[free_count++] = slot;
+    submit();
+}
+
+static void submit(void)
+{
+    const uint32_t sectors = block / 512;
+    while (free_count && now() < stop_at) {
+        struct scsi_task *task;
+        struct slot *slot;
+        uint64_t lba;
+        if (flush_every && since_flush == flush_every) {
+            if (!in_flight && !iscsi_synchronizecache10_task(iscsi, lun, 0, 0, 0, 0, flushed, NULL))
+                fail("SYNCHRONIZE CACHE");
+            return;
+        }
+        slot = free_slots[--free_count];
+        lba = pick() * sectors;
+        slot->started = now();
+        if (writes) {
+            memcpy(slot->vector.iov_base, &state, sizeof state);
+            memcpy((char *)slot->vector.iov_base + 8, &done, sizeof done);
+            task = iscsi_write16_iov_task(iscsi, lun, lba, NULL, block, 512, 0, 0, 0, 0, 0, answered, slot,
+                                         &slot->vector, 1);
+            since_flush++;
+        } else {
+            task = iscsi_read16_iov_task(iscsi, lun, lba, block, 512, 0, 0, 0, 0, 0, answered, slot,
+                                        &slot->vector, 1);
+        }
+        if (!task)
+            fail("a task");
+        in_flight++;
+    }
+}
+
+static int ascending(const void *one, const void *two)
+{
+    const float a = *(const float *)one, b = *(const float *)two;
+    return (a > b) - (a < b);
+}
+
+int main(int argc, char **argv)
+{
+    struct iscsi_url *url;
+    struct scsi_task *task;
+    struct scsi_readcapacity16 *capacity;
+    double began, seconds;
+    uint64_t count;
+    unsigned each;
+
+    if (argc != 8) {
+        fprintf(stderr, "usage: initiator URL NAME KIND BLOCK DEPTH SECONDS FLUSH_EVERY\n");
+        return 2;
+    }
+    iscsi = iscsi_create_context(argv[2]);
+    url = iscsi_parse_full_url(iscsi, argv[1]);
+    if (!url)
+        fail("the URL");
+    writes = strstr(argv[3], "write") != NULL;
+    at_random = !strncmp(argv[3], "rand", 4);
+    block = strtoul(argv[4], NULL, 10);
+    depth = strtoul(argv[5], NULL, 10);
+    flush_every = strtoul(argv[7], NULL, 10);
+    lun = url->lun;
+    if (!block || block % 512 || !depth || depth > MOST_DEPTH) {
+        fprintf(stderr, "block or depth is out of range\n");
+        return 2;
+    }
+    if (url->user[0])
+        iscsi_set_initiator_username_pwd(iscsi, url->user, url->passwd);
+    iscsi_set_targetname(iscsi, url->target);
+    iscsi_set_session_type(iscsi, ISCSI_SESSION_NORMAL);
+    iscsi_set_header_digest(iscsi, ISCSI_HEADER_DIGEST_NONE);
+    iscsi_set_noautoreconnect(iscsi, 1);
+    if (iscsi_full_connect_sync(iscsi, url->portal, lun))
+        fail("login");
+    task = iscsi_readcapacity16_sync(iscsi, lun);
+    if (!task || task->status != SCSI_STATUS_GOOD || !(capacity = scsi_datain_unmarshall(task)))
+        fail("READ CAPACITY");
+    blocks = (capacity->returned_lba + 1) * capacity->block_length / block;
+    scsi_free_scsi_task(task);
+
+    state ^= (uint64_t)time(NULL) << 20;
+    samples = malloc(MOST_SAMPLES * sizeof *samples);
+    for (each = 0; each < depth; each++) {
+        slots[each].vector.iov_base = malloc(block);
+        slots[each].vector.iov_len = block;
+        memset(slots[each].vector.iov_base, 0x5a + each, block);
+        free_slots[free_count++] = &slots[each];
+    }
+    /* A new nexus is told of resets, by the first commands of any kind but inquiries: not a failure of the disk. */
+    for (each = 0; each < 64; each++) {
+        int status;
+        task = iscsi_read16_sync(iscsi, lun, 0, 512, 512, 0, 0, 0, 0, 0);
+        if (!task)
+            fail("the first READ");
+        status = task->status;
+        scsi_free_scsi_task(task);
+        if (status == SCSI_STATUS_GOOD)
+            break;
+    }
+    began = now();
+    stop_at = began + strtod(argv[6], NULL);
+    submit();
+    while (in_flight || (now() < stop_at)) {
+        struct pollfd poller = {.fd = iscsi_get_fd(iscsi), .events = iscsi_which_events(iscsi)};
+        if (poll(&poller, 1, 30000) <= 0)
+            fail("no answer in 30 s");
+        if (iscsi_service(iscsi, poller.revents))
+            fail("the connection");
+    }
+    seconds = now() - began;
+    count = done < MOST_SAMPLES ? done : MOST_SAMPLES;
+    if (!count)
+        fail("nothing was answered");
+    qsort(samples, count, sizeof *samples, ascending);
+    printf("{\"operations\": %llu, \"flushes\": %llu, \"seconds\": %.6f, \"p50\": %.7f, \"p99\": %.7f}\n",
+           (unsigned long long)done, (unsigned long long)flushes, seconds, samples[count / 2], samples[count * 99 / 100]);
+    iscsi_logout_sync(iscsi);
+    iscsi_destroy_url(url);
+    iscsi_destroy_context(iscsi);
+    return 0;
+}

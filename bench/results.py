@@ -1,0 +1,72 @@
+"""The table of results, with the machine and the versions it was made with."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.harness import ROUNDS, Figure
+from livemount.core.errors import LivemountError
+from livemount.core.run import run
+
+VERSIONS = {
+    "tgt": ["tgtadm", "--version"],
+    "restic": ["restic", "version"],
+    "borg": ["borg", "--version"],
+    "nbdkit": ["nbdkit", "--version"],
+    "nbdfuse": ["nbdfuse", "--version"],
+}
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def machine() -> Iterator[str]:
+    """What was measured on, and with which versions."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    yield f"{os.cpu_count()} x {_processor()}, {memory:.0f} GiB"
+    yield f"Linux {platform.release()}, Python {platform.python_version()}"
+    for name, words in VERSIONS.items():
+        try:
+            yield f"{name}: {run(*words).stdout.splitlines()[0]}"
+        except (LivemountError, IndexError):
+            yield f"{name}: not installed"
+    commit = run("git", "describe", "--always", "--dirty", cwd=Path(__file__).parent, check=False).stdout.strip()
+    yield f"livemount: {commit or 'not a checkout'}"
+
+
+def table(figures: Sequence[Figure]) -> Iterator[str]:
+    """The figures as a table in Markdown."""
+    yield "| figure | ratio | goal | spread | n | median | compared with | its median | load |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for each in figures:
+        goal = "" if each.goal is None else f"{each.goal:g} {'reached' if each.reached else 'missed'}"
+        yield (
+            f"| {each.name} | {each.ratio:.2f} | {goal} | {each.spread:.2f} | {each.n} | {each.median:.4g} {each.unit} "
+            f"| {each.peer} | {each.peer_median:.4g} {each.unit} | {each.load:.1f} |"
+        )
+
+
+def write_results(path: Path, figures: Sequence[Figure], skipped: Mapping[str, str]) -> None:
+    """Write the page of results."""
+    lines = [
+        "# Results",
+        "",
+        f"Written by `python -m bench all` on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. A ratio above 1 is better"
+        " for us; spread is the interquartile range of the rounds' ratios, load the load average at the end.",
+        "",
+        *(f"- {line}" for line in machine()),
+        "",
+    ]
+    if any(each.n < ROUNDS for each in figures):
+        lines += [f"**Preliminary: some figures have fewer than {ROUNDS} rounds.**", ""]
+    lines += [f"Not measured: {name}: {reason}" for name, reason in skipped.items()]
+    lines += ["", *table(figures), ""]
+    path.write_text("\n".join(lines))
