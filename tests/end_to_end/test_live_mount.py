@@ -77,7 +77,7 @@ def test_uefi_guest_restarts_and_expires(clean_site: Site) -> None:
     # A restart asks for the script again, and what was written is there.
     boot_id = guest.command("cat /proc/sys/kernel/random/boot_id", 60)
     guest.wait_for("Live mount: machine image", 10)
-    guest.command("systemctl reboot --no-block", 60)
+    guest.command("systemd-run --on-active=5 systemctl reboot", 60)
     guest.wait_for("Live mount: machine image", 300)
     guest.wait_for("root@web01", 600)
     assert guest.command("cat /proc/sys/kernel/random/boot_id", 60) != boot_id
