@@ -26,6 +26,7 @@ from livemount.core.errors import ConflictError, LivemountError, UnavailableErro
 from livemount.driver import mounting, protocol
 from livemount.driver.api import Latency, PseudoDiskSpec, PseudoDiskState, PseudoDiskStats
 from livemount.driver.layout import LATENCY_BUCKETS, Counter, DiskFiles, LatencyPlace
+from livemount.driver.profile import profile_path
 from livemount.driver.recall_store import RecallStore
 
 log = logging.getLogger(__name__)
@@ -142,13 +143,14 @@ class AttachedDisk:
             self._mount()
         assert self._descriptor is not None  # noqa: S101  (for the type checker)
         self.files.private.mkdir(parents=True, exist_ok=True, mode=0o700)
+        profile = self.spec.profile
         task = {
             "id": self.spec.id,
             "source": self.spec.source,
             "password_file": str(self.spec.password_file) if self.spec.password_file else None,
             "directory": str(self.spec.directory),
             "recall_directory": str(self.spec.recall_directory),
-            "profile": self.spec.profile,
+            "profile": str(profile_path(self.spec.recall_directory, profile)) if profile else None,
             "hold_seconds": self.spec.hold_seconds,
             "descriptor": self._descriptor,
             "eager": eager,

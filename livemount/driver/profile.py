@@ -13,8 +13,6 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from livemount.core.errors import UsageError
-from livemount.core.machine import is_name
 from livemount.driver.layout import replace_file
 
 log = logging.getLogger(__name__)
@@ -29,14 +27,17 @@ _HEADER = struct.Struct("<8sII")
 _ENTRY = struct.Struct("<IB")
 
 
+def profile_path(recall_directory: Path, name: str) -> Path:
+    """Where the profile `name` (see `PseudoDiskSpec.profile`) of a host lies."""
+    return recall_directory.parent / "profiles" / f"{name}.profile"
+
+
 class Profile:
     """The profile of one machine, for disks of one chunk size. Chunks are numbers, in the order of first reads."""
 
-    def __init__(self, recall_directory: Path, name: str, chunk_size: int) -> None:
-        """Reads what is there. Raises `UsageError` for a name that cannot be a file's."""
-        if not is_name(name):
-            raise UsageError(f"{name!r} cannot name a boot profile")
-        self.path = recall_directory.parent / "profiles" / f"{name}.profile"
+    def __init__(self, path: Path, chunk_size: int) -> None:
+        """Reads what is there."""
+        self.path = path
         self._chunk_size = chunk_size
         self._unused = self._read()
         self._saved: list[int] = []

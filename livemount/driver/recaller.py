@@ -11,10 +11,13 @@ import logging
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from livemount.core.errors import ConflictError, LivemountError, NotFoundError, UnavailableError
 from livemount.driver.layout import Facts
-from livemount.media.source import Source
+
+if TYPE_CHECKING:
+    from livemount.media.source import Source
 
 log = logging.getLogger(__name__)
 

@@ -30,8 +30,8 @@ from livemount.driver.recaller import Recaller
 log = logging.getLogger(__name__)
 
 IO_THREADS = 3
-RECALL_THREADS = 48
-"""The most there are while there is that much to recall: at 100 ms of latency, 30 times a serial reader."""
+RECALL_THREADS = 88
+"""The most there are, while there is that much to recall: at 100 ms of latency, 30 times a serial reader."""
 CHECKPOINT_INTERVAL = 30.0
 LOCK_PATIENCE = 30.0
 
@@ -71,7 +71,7 @@ class Worker:
         self._checkpointed = self._recalled()
         profile = task["profile"]
         self._profile_lock = threading.Lock()
-        self._profile = Profile(Path(task["recall_directory"]), profile, facts.chunk_size) if profile else None
+        self._profile = Profile(Path(profile), facts.chunk_size) if profile else None
 
     def _take_lock(self) -> int:
         descriptor = os.open(self._files.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -9,8 +9,8 @@ use std::ops::Range;
 const STREAMS: usize = 8;
 /// A stream's length in bytes before anything is read ahead of it.
 const SHORTEST: u64 = 256 << 10;
-/// The most that is ahead of a stream: 100 ms of latency at 320 MiB/s.
-const WINDOW: u64 = 32 << 20;
+/// The most that is ahead of a stream: 100 ms of latency at 640 MiB/s.
+const WINDOW: u64 = 64 << 20;
 /// How many chunks a late reader may be behind the others of its stream: the kernel reads ahead with several requests.
 const BEHIND: u64 = 16;
 

@@ -127,7 +127,7 @@ def test_both_killed_loses_nothing_that_was_flushed(host: Host, tmp_path: Path) 
         host.kill_worker("m")
         wait_for(lambda: not host.processes())
         # The connection is gone with both; the disk comes back at the same path.
-        with pytest.raises(OSError, match="not connected|connection abort"):
+        with pytest.raises(OSError, match=r"not connected|connection abort"):
             os.pwrite(file, b"x", 0)
         with contextlib.suppress(OSError):
             os.close(file)

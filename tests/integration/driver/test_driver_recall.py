@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import shutil
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
+from httpx import ASGITransport, AsyncClient, Response
 
+from livemount.boot.nginx import NginxBoot
 from livemount.driver.layout import DiskFiles
+from livemount.guest.prepare import prepare
+from livemount.guest.tools import GuestTools
+from livemount.host.mounts import Mounts
+from livemount.host.records import Records
+from livemount.host.service import create_app
+from livemount.target.tgt import TgtTarget
 from tests.integration.driver.conftest import MIB, Host, make_source, wait_for
 
 pytestmark = pytest.mark.integration
@@ -148,3 +158,28 @@ def test_counters_say_where_reads_were_answered(host: Host, tmp_path: Path) -> N
     assert (stats.read_bytes, stats.written_bytes) == (5 * 4096, 8192)
     assert 0 < stats.read_latency.quantile(0.5) <= stats.read_latency.quantile(1) < 60
     assert stats.read_latency.seconds > 0
+
+
+def test_the_hosts_metrics_need_its_token(host: Host, tmp_path: Path) -> None:
+    make_source(tmp_path / "image", 4 * MIB)
+    host.client.attach(host.spec("m", tmp_path / "image", profile="web01")).path.read_bytes()
+    mounts = Mounts(
+        address="127.0.0.1",
+        records=Records(host.paths.mounts, host.paths.recall),
+        driver=host.client,
+        target=TgtTarget(host.paths.target_socket),
+        boot=NginxBoot(host.paths),
+        prepare=partial(prepare, tools=GuestTools(tmp_path)),
+    )
+
+    async def scrape(headers: dict[str, str]) -> Response:
+        transport = ASGITransport(create_app(mounts, "secret"))
+        async with AsyncClient(transport=transport, base_url="http://host") as client:
+            return await client.get("/metrics", headers=headers)
+
+    assert asyncio.run(scrape({})).status_code == 401
+    answer = asyncio.run(scrape({"Authorization": "Bearer secret"}))
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    (recalled,) = [line for line in answer.text.splitlines() if line.startswith("livemount_disk_recalled_bytes_total")]
+    assert float(recalled.removeprefix('livemount_disk_recalled_bytes_total{mount="m"} ')) == 2 * MIB
+    assert 'livemount_disk_info{machine="web01",mount="m"} 1.0' in answer.text

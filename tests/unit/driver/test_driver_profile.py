@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,9 +12,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from livemount.core.errors import UsageError
+from livemount.core.run import run
 from livemount.driver.api import Latency, PseudoDiskSpec
-from livemount.driver.profile import MOST_CHUNKS, MOST_UNUSED, Profile
+from livemount.driver.profile import MOST_CHUNKS, MOST_UNUSED, Profile, profile_path
 from livemount.driver.recaller import Recaller
 
 CHUNK = 65536
@@ -21,7 +22,7 @@ CHUNK = 65536
 
 def profile(tmp_path: Path, name: str = "web01", chunk_size: int = CHUNK) -> Profile:
     """The profile as the next mount finds it."""
-    return Profile(tmp_path / "recall", name, chunk_size)
+    return Profile(profile_path(tmp_path / "recall", name), chunk_size)
 
 
 def test_the_next_mount_finds_the_order(tmp_path: Path) -> None:
@@ -100,10 +101,14 @@ def test_profiles_of_other_chunks_are_ignored(tmp_path: Path, caplog: pytest.Log
 
 @pytest.mark.parametrize("name", ["../web01", "", "a/b", "Web"])
 def test_names_that_are_no_file_names_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError):
-        profile(tmp_path, name)
     with pytest.raises(ValidationError):
         PseudoDiskSpec(id="m", source="file:///a", directory=tmp_path, recall_directory=tmp_path, profile=name)
+
+
+def test_workers_are_small() -> None:
+    """What only the supervisor and a recall need would be in the memory of every idle mount."""
+    heavy = "{'pydantic', 'livemount.media.registry', 'livemount.core.machine'}"
+    run(sys.executable, "-c", f"import sys, livemount.driver.worker; sys.exit(bool({heavy} & set(sys.modules)))")
 
 
 def test_quantiles_of_latencies() -> None:
