@@ -15,9 +15,11 @@ from livemount.core.errors import LivemountError
 from livemount.core.settings import Settings
 from livemount.local_cloud.console import Console
 from livemount.media.repository import Repository
-from livemount.workflow.stack import MountStack, mount_stacks
+from livemount.workflow.stack import MountStack, mount_stacks, prepare, pulumi_environment
 
 ROOT = Path(__file__).resolve().parent.parent
+STACK_FILE = ROOT / "Pulumi.demo.yaml"
+"""Where Pulumi keeps the salt of the stack's secrets."""
 MIB = 2**20
 
 
@@ -28,8 +30,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="leave the environment up at the end, to go on by hand")
     options = parser.parse_args()
     settings = Settings(home=options.home, environment="demo")
-    environment = {"LIVEMOUNT_HOME": str(settings.home), "LIVEMOUNT_ENVIRONMENT": settings.environment}
-    walk = Walk(environment, ROOT)
+    walk = Walk(pulumi_environment(settings.paths(), settings), ROOT)
     try:
         clear(walk, settings)
         demonstrate(walk, settings, keep=options.keep)
@@ -41,6 +42,7 @@ def main() -> None:
 def clear(walk: Walk, settings: Settings) -> None:
     """Take away what an earlier demonstration that failed, or was told to keep it, has left."""
     paths = settings.paths()
+    STACK_FILE.unlink(missing_ok=True)
     if not settings.home.exists():
         return
     console.print(f"taking away what an earlier demonstration has left in {settings.home}")
@@ -68,7 +70,10 @@ def demonstrate(walk: Walk, settings: Settings, *, keep: bool) -> None:
     walk.fact("SHA-256 of the copy's bytes", before)
 
     walk.step("The environment: network, live-mount host by Ansible, machine image by Packer, all by `pulumi up`")
-    walk.run("livemount", "environment", "up")
+    prepare(paths)
+    # The same as `livemount environment up`; Pulumi writes its encryption salt beside Pulumi.yaml.
+    walk.run("pulumi", "stack", "select", "--create", settings.environment)
+    walk.run("pulumi", "up", "--yes", "--skip-preview", "--color", "never")
 
     walk.step("The live mount: the machine boots straight from its copy")
     walk.run("livemount", "mount", "web01", "--name", "demo", "--ttl", "15m")
@@ -98,6 +103,7 @@ def demonstrate(walk: Walk, settings: Settings, *, keep: bool) -> None:
         walk.run("livemount", "environment", "down")
         walk.nothing_left(leftovers.of_environment(paths))
         shutil.rmtree(settings.home)
+        STACK_FILE.unlink()
     walk.end()
 
 
@@ -125,8 +131,8 @@ def ask_guest(walk: Walk, guest: Console) -> None:
     walk.fact("root disk's path in the kernel", disk, "/session" in disk)
     iqn = guest.command("cat /sys/class/iscsi_session/*/targetname | tail -n 1", 60).strip()
     walk.fact("iSCSI target it runs from", iqn, iqn.endswith(":demo"))
-    has = guest.command("dpkg-query -W -f '${Status}' open-iscsi 2>/dev/null || echo not installed", 60).strip()
-    walk.fact("open-iscsi in the guest", has, "not installed" in has)
+    has = guest.command("dpkg -s open-iscsi 2>/dev/null | grep '^Status:' || echo not installed", 60).strip()
+    walk.fact("open-iscsi in the guest", has, "ok installed" not in has)
     guest.command("dd if=/dev/urandom of=/root/written-in-the-mount bs=1M count=8 2>/dev/null && sync", 60)
     walk.fact("wrote a file", guest.command("sha256sum /root/written-in-the-mount", 60).strip())
 

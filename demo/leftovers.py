@@ -10,18 +10,25 @@ from livemount.core.settings import EnvironmentPaths, HostPaths
 
 
 def _processes(root: Path) -> dict[int, str]:
-    """The processes that name something below `root` in their arguments, by process id."""
+    """The processes of an environment, by process id: those that name something below `root`, and its services' own."""
     found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
             words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            environment = (entry / "environ").read_bytes()
         except OSError:
             continue
-        if str(root) in words:
+        # The Ansible roles give each service this variable, and what it starts inherits it.
+        if words and (str(root) in words or f"LIVEMOUNT_SERVICE={root}".encode() in environment):
             found[int(entry.name)] = words
     return found
+
+
+def workers(paths: EnvironmentPaths) -> list[int]:
+    """The process ids of the pseudo-disks' workers."""
+    return [pid for pid, words in _processes(paths.root).items() if "livemount.driver.worker" in words]
 
 
 def _fuse_mounts(root: Path) -> list[str]:
@@ -40,13 +47,17 @@ def _files(folder: Path) -> list[str]:
     return sorted(str(entry) for entry in folder.iterdir()) if folder.is_dir() else []
 
 
+def _folders(folder: Path) -> list[str]:
+    return [name for name in _files(folder) if Path(name).is_dir()]
+
+
 def of_mounts(paths: EnvironmentPaths) -> dict[str, list[str]]:
     """Everything that belongs to mounts (not to the environment they lived in), by kind. Empty lists: nothing."""
     host = HostPaths(paths.host)
     processes = _processes(paths.root)
     return {
         "virtual machines": [words for words in processes.values() if "qemu-system" in words.split()[0]],
-        "driver workers": [words for words in processes.values() if "livemount.driver.worker" in words],
+        "driver workers": [str(pid) for pid in workers(paths)],
         "interfaces": [
             entry
             for entry in _files(paths.cloud / "interfaces")
@@ -56,7 +67,7 @@ def of_mounts(paths: EnvironmentPaths) -> dict[str, list[str]]:
         "pseudo-disks mounted": _fuse_mounts(host.mounts),
         "loop devices": _loop_devices(paths.root),
         "private stores": _files(host.mounts),
-        "recall stores": _files(host.recall),
+        "recall stores": _folders(host.recall),
         "boot scripts": _files(host.scripts),
         "stacks": _files(paths.pulumi / "mounts"),
     }

@@ -110,5 +110,5 @@ class LocalCloud(Cloud):
     def sweep(self, mount: str, environment: EnvironmentOutputs) -> None:
         """Machine and interface have the mount's name."""
         cloud = QemuCloud(environment.cloud_folder)
-        cloud.delete_machine(mount)
+        cloud.delete_machine(mount, wait=0)
         cloud.delete_interface(mount)

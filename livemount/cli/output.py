@@ -34,13 +34,13 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]], *, emp
     """Print a table, or the text `empty` when it has no rows."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     count = 0
     for row in rows:
         table.add_row(*[str(cell) for cell in row])
         count += 1
     if count:
-        stdout.print(table)
+        stdout.print(table, soft_wrap=True)
     else:
         stdout.print(empty)
 

@@ -58,6 +58,8 @@ class EventKind(StrEnum):
     TARGET_LOGGED_OUT = "target-logged-out"
     SCRIPT_WITHDRAWN = "script-withdrawn"
     GUEST_UP = "guest-up"
+    STRANGER = "stranger"
+    """Somebody logged in from another address than the mount's."""
     REPAIRED = "repaired"
 
 

@@ -109,6 +109,12 @@ class Watch:
 
     def _gate(self, mount: str, address: str, seen: _Seen) -> None:
         sessions = self._mounts.target.sessions(mount)
+        if any(session.address != address for session in sessions):
+            # Somebody else has the secret. The guest, whose session is closed too, logs in again by itself.
+            strangers = ", ".join(sorted({s.address for s in sessions if s.address != address}))
+            self._mounts.target.disconnect(mount)
+            self._mounts.events.add(mount, EventKind.STRANGER, f"sessions closed: a login came from {strangers}")
+            return
         now = datetime.now(UTC)
         if sessions:
             if not seen.logged_in:

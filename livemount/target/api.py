@@ -37,6 +37,7 @@ class TargetSpec(Frozen):
     mount: str
     backing_file: Path
     initiator_address: str
+    """Where the initiator is; a back end that cannot check it leaves that to the host's watch."""
     chap: Chap
 
 

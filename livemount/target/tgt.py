@@ -2,11 +2,11 @@
 
 tgtd keeps nothing on disk. After it was restarted, `create` with the recorded specs brings the targets back, and
 initiators that kept trying log in again. `create` and `delete` may be killed at any point and called again: the
-initiator's address is let in last, when CHAP is bound, and shut out first.
+initiator is let in last, when CHAP is bound, and shut out first.
 
-Who may log in: the mount's address AND the mount's CHAP account. tgt would let in an initiator that matches its address
-list OR its name list (usr/iscsi/iscsid.c: `ip_acl() && iqn_acl()` refuses), so a name in the list would weaken the
-address; names are what an initiator claims anyway. `sessions` tells the name.
+Who may log in: the mount's initiator name AND the mount's CHAP account. tgt lets in an initiator that matches its
+address list OR its name list (usr/iscsi/iscsid.c: `ip_acl() && iqn_acl()` refuses), so it can hold only one of them to
+account; the host's watch closes sessions that come from another address (`sessions` tells it).
 
 The write cache is on (mode page 8, WCE) as long as bs_rdwr is used: SYNCHRONIZE CACHE and FUA are answered after
 fdatasync of the backing file (usr/bs_rdwr.c); `bs-type aio` would ignore both.
@@ -24,7 +24,7 @@ from pathlib import Path
 
 from livemount.core.errors import ConflictError, LivemountError, NotFoundError, UsageError
 from livemount.core.machine import is_name
-from livemount.target.api import IQN_PREFIX, LUN, Session, TargetSpec, target_iqn
+from livemount.target.api import IQN_PREFIX, LUN, Session, TargetSpec, initiator_iqn, target_iqn
 from livemount.target.command import control_socket
 from livemount.target.protocol import (
     ActiveError,
@@ -157,14 +157,15 @@ class TgtTarget:
         request(self._control, Mode.DEVICE, Operation.UPDATE, tid=tid, lun=LUN, parameters=attributes)
 
     def _bind(self, tid: int, spec: TargetSpec) -> None:
-        """Bind the CHAP account, then let the address in. Sessions that are open stay."""
-        self._close_acl(tid, [spec.initiator_address])
+        """Bind the CHAP account, then let the initiator in. Sessions that are open stay."""
+        initiator = initiator_iqn(spec.mount)
+        self._close_acl(tid, [initiator])
         self._delete_account(spec.mount)
         account = {"user": spec.chap.user, "password": spec.chap.secret}
         request(self._control, Mode.ACCOUNT, Operation.NEW, parameters=account)
         request(self._control, Mode.ACCOUNT, Operation.BIND, tid=tid, parameters={"user": spec.chap.user})
-        address = {"initiator-address": spec.initiator_address}
-        request(self._control, Mode.TARGET, Operation.BIND, tid=tid, parameters=address)
+        name = {"initiator-name": initiator}
+        request(self._control, Mode.TARGET, Operation.BIND, tid=tid, parameters=name)
 
     def _close_acl(self, tid: int, entries: list[str]) -> None:
         for entry in entries:
@@ -245,5 +246,5 @@ def _matches(shown: ShownTarget, spec: TargetSpec) -> bool:
         and shown.luns[LUN].usable
         and shown.luns[LUN].path == str(spec.backing_file)
         and shown.accounts == [spec.chap.user]
-        and shown.acl == [spec.initiator_address]
+        and shown.acl == [initiator_iqn(spec.mount)]
     )

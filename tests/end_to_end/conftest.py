@@ -20,6 +20,7 @@ from tests.support.site import Site
 def site() -> Iterator[Site]:
     """An environment for all end-to-end tests of a run; torn down and checked to be gone."""
     home = Path(tempfile.mkdtemp(prefix="lm-e2e-", dir="/var/tmp"))
+    home.chmod(0o711)  # the boot server's worker has to reach its scripts
     settings = Settings(home=home, environment=f"e{os.getpid() % 1_000_000}")
     site = Site(settings)
     try:
@@ -29,8 +30,7 @@ def site() -> Iterator[Site]:
         site.run("backup", str(image), "--name", "web02", "--memory", "768", "--firmware", "uefi")
         site.run("environment", "up")
         yield site
-        for mount in site.ask("mounts")["mounts"]:
-            site.run("unmount", mount["mount"])
+        site.end_all()
     finally:
         site.run("environment", "down")
         left = {kind: names for kind, names in leftovers.of_environment(site.paths).items() if names}
@@ -41,6 +41,7 @@ def site() -> Iterator[Site]:
 @pytest.fixture
 def clean_site(site: Site) -> Iterator[Site]:
     """The environment with no mount in it, before and after."""
+    site.end_all()
     site.assert_nothing_left()
     yield site
     site.assert_nothing_left()

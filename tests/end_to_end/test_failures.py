@@ -122,7 +122,11 @@ def test_no_space_for_the_private_store(clean_site: Site) -> None:
     site = clean_site
     with tiny_disk(HostPaths(site.paths.host).mounts):
         request(site, "victim")
-        error = assert_up_or_gone(site, "victim")
+        ended = site.wait_for_state("victim", *UP, *OVER)
+    assert ended["state"] == "failed", ended
+    assert not ended["left"]
+    error = str(ended["error"])
+    site.assert_nothing_left()
     assert "space" in error.lower(), error
 
 
@@ -136,15 +140,15 @@ def test_copy_that_is_not_there(clean_site: Site) -> None:
 
 def test_copy_that_vanishes(clean_site: Site) -> None:
     site = clean_site
-    repository = site.settings.repository_path
     copy = site.ask("copies", "web01")["copies"][-1]
-    hidden = repository / "hidden"
-    (repository / "snapshots").rename(hidden)
+    snapshot = site.settings.repository_path / "snapshots" / copy["id"]
+    hidden = site.settings.repository_path / "hidden"
+    snapshot.rename(hidden)
     try:
         said = site.run("mount", f"web01@{copy['id'][:8]}", "--name", "victim", code=3)
-        assert "web01" in said
+        assert "web02" in said
     finally:
-        hidden.rename(repository / "snapshots")
+        hidden.rename(snapshot)
 
 
 def test_packs_that_vanish(clean_site: Site) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
@@ -60,26 +59,13 @@ def test_bios_guest_lives_through_kills(clean_site: Site) -> None:
 def kill(site: Site, victim: str) -> None:
     """Kill -9 one part of the host and wait until it is back."""
     if victim == "worker":
-        pid = worker(site)
+        (pid,) = leftovers.workers(site.paths)
         os.kill(pid, signal.SIGKILL)
-        site.wait_for(lambda: worker(site) not in (0, pid), "a new worker")
+        site.wait_for(lambda: leftovers.workers(site.paths) not in ([], [pid]), "a new worker")
     else:
         pid = site.service(victim)
         os.kill(pid, signal.SIGKILL)
         site.wait_for_service(victim, pid)
-
-
-def worker(site: Site) -> int:
-    """The process id of the pseudo-disk worker of the only mount, or 0."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().decode(errors="replace")
-            except OSError:
-                continue
-            if "livemount.driver.worker" in words and str(site.paths.root) in words:
-                return int(entry.name)
-    return 0
 
 
 def test_uefi_guest_restarts_and_expires(clean_site: Site) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +34,7 @@ class Site:
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Start a command of ours."""
         return subprocess.Popen(
-            ["livemount", *words],
+            [sys.executable, "-m", "livemount.cli.main", *words],
             env=self._environment,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
@@ -101,6 +102,11 @@ class Site:
         """The serial console of a mount's guest."""
         outputs = self.mount(mount)["outputs"]
         return Console(Path(outputs["consoleSocket"]), Path(outputs["consoleLog"]))
+
+    def end_all(self) -> None:
+        """End all mounts: those that a failed test has left."""
+        for mount in self.ask("mounts")["mounts"]:
+            self.run("unmount", mount["mount"])
 
     def assert_nothing_left(self) -> None:
         """Nothing of any mount is left on the machine."""

@@ -169,6 +169,13 @@ def test_a_killed_service_is_started_again_and_the_driver_leaves_its_workers(hos
     assert workers <= set(processes(host.host.root))
 
 
+def test_a_service_that_was_stopped_by_hand_is_started(host: HostSpec) -> None:
+    run("supervisorctl", "-c", host.host.root / "etc" / "supervisord.conf", "stop", "target")
+    assert problems(host) == ["the service target does not run"]
+    configure(host)
+    assert "target" in service_pids(host)
+
+
 def test_a_killed_supervisord_takes_its_services_along_and_is_replaced(host: HostSpec) -> None:
     services = service_pids(host)
     os.kill(int((host.host.run / "supervisord.pid").read_text()), signal.SIGKILL)
