@@ -282,8 +282,9 @@ class AttachedDisk:
 
     def destroy(self) -> None:
         """Take the disk down whoever uses it, and delete its stores; its boot profile stays."""
-        with contextlib.suppress(LivemountError):
-            protocol.call(self.files.control, {"call": "save-profile"}, timeout=PROFILE_PATIENCE)
+        if self.spec.profile:
+            with contextlib.suppress(LivemountError):
+                protocol.call(self.files.control, {"call": "save-profile"}, timeout=PROFILE_PATIENCE)
         with self.lock:
             self._unmount_by_force()
             self.delete()
