@@ -86,3 +86,5 @@ class MountRequest(Frozen):
     password_file: Path | None = None
     machine: MachineDescription = MachineDescription()
     prepare: bool = True
+    profile: str | None = Field(default=None, pattern=NAME_PATTERN)
+    """Name of the boot profile: the machine's, so that a mount learns from those of earlier copies."""

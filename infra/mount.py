@@ -33,6 +33,7 @@ class Mount(pulumi.ComponentResource):
             address=interface.address,
             firmware=request.machine.firmware,
             prepare=request.prepare,
+            profile=request.profile,
             opts=pulumi.ResourceOptions(parent=self, depends_on=[interface.resource]),
         )
         # The machine is made last and deleted first: a guest never sees its disk vanish.

@@ -136,6 +136,7 @@ class PseudoDisk(_Resource):
         address: pulumi.Input[str],
         firmware: Firmware,
         prepare: bool,
+        profile: str | None,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         """See `livemount.host.api.PseudoDiskRequest`."""
@@ -149,6 +150,7 @@ class PseudoDisk(_Resource):
             "address": address,
             "firmware": firmware.value,
             "prepare": prepare,
+            "profile": profile,
         }
         super().__init__(resource_name, inputs, opts)
 

@@ -1,6 +1,6 @@
 """Types of the Rust extension (native/)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -16,12 +16,14 @@ class PseudoDisk:
         recall_store: PathLike[str],
         size: int,
         chunk_size: int,
-        recall: Callable[[int, int], bytes],
+        recall: Callable[[int, int, bool], bytes],
         recall_threads: int,
     ) -> PseudoDisk:
         """Open the stores, making the private one when it is not there.
 
-        `recall(offset, length)` is called from several threads for one chunk each and raises `OSError` on failure.
+        `recall(offset, length, background)` is called from up to `recall_threads` threads, for whole chunks. It raises
+        `OSError` on failure; the errno `ETIMEDOUT` says that the source does not answer, any other that it answered
+        without these bytes. In the background nobody waits for the bytes: it must not hold on.
         """
 
     def read(self, offset: int, length: int) -> bytes: ...
@@ -29,6 +31,12 @@ class PseudoDisk:
     def zero(self, offset: int, length: int) -> None: ...
     def flush(self) -> None:
         """Make every write that returned before the call durable."""
+
+    def prefetch(self, chunks: Sequence[int]) -> None:
+        """Recall these chunks, by number, in the background and in this order. A later call replaces what is left."""
+
+    def first_reads(self) -> list[int]:
+        """The chunks read since the disk was opened (bounded in time and number), in the order of first reads."""
 
     def serve(self, descriptor: int, threads: int) -> None:
         """Answer requests of a mounted /dev/fuse descriptor from `threads` threads, starting with unanswered ones."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from livemount.core.machine import Frozen
+from pydantic import Field
+
+from livemount.core.machine import NAME_PATTERN, Frozen
 
 
 class PseudoDiskSpec(Frozen):
@@ -21,6 +23,31 @@ class PseudoDiskSpec(Frozen):
     """Folder of this pseudo-disk, on local storage: private store and mount point. Made when missing."""
     recall_directory: Path
     """Folder in which the recall stores lie, one sub-folder a source identity, shared by mounts of one copy."""
+    profile: str | None = Field(default=None, pattern=NAME_PATTERN)
+    """Name of the boot profile, for all copies of one machine: what earlier mounts read first is recalled ahead."""
+    hold_seconds: float = Field(default=20, ge=0, le=3600)
+    """How long I/O waits for a source that does not answer, from the time it stopped answering, before it fails.
+
+    Shorter than the 30 s after which Linux's SCSI layer gives up on a command: the guest sees one clean medium error
+    instead of aborts and resets.
+    """
+
+
+class Latency(Frozen):
+    """How long requests took. Bucket `i` counts those of less than 2^i microseconds that are in no bucket before."""
+
+    seconds: float = 0
+    """Sum over all requests."""
+    buckets: tuple[int, ...] = ()
+
+    def quantile(self, part: float) -> float:
+        """Seconds that this part of the requests (0 to 1) did not exceed, to the next power of two; 0 without any."""
+        rank, seen = part * sum(self.buckets), 0
+        for number, count in enumerate(self.buckets):
+            seen += count
+            if count and seen >= rank:
+                return float(2**number / 1e6)
+        return 0.0
 
 
 class PseudoDiskStats(Frozen):
@@ -30,13 +57,28 @@ class PseudoDiskStats(Frozen):
     private_bytes: int
     """Bytes in the private store (4 KiB granularity)."""
     recalled_bytes: int
-    """Bytes of the source that were recalled for this mount."""
+    """Bytes of the source that were recalled for this mount, in the background or not."""
     recall_store_bytes: int
     """Bytes of the source that the recall store holds, whoever recalled them."""
     reads: int
     writes: int
     read_errors: int
     worker_restarts: int
+    prefetched_bytes: int = 0
+    """Of the recalled bytes, those that nobody waited for: ahead of sequential reads, or of the boot profile."""
+    read_bytes: int = 0
+    written_bytes: int = 0
+    write_errors: int = 0
+    zero_hits: int = 0
+    """Reads that were answered from known zeros alone."""
+    private_hits: int = 0
+    """Reads that were answered from the private store (and zeros)."""
+    recall_hits: int = 0
+    """Reads that were answered at once, at least in part from the recall store."""
+    misses: int = 0
+    """Reads that waited for a recall."""
+    read_latency: Latency = Latency()
+    write_latency: Latency = Latency()
 
 
 class PseudoDiskState(Frozen):

@@ -24,8 +24,9 @@ import time
 from livemount import _native
 from livemount.core.errors import ConflictError, LivemountError, UnavailableError
 from livemount.driver import mounting, protocol
-from livemount.driver.api import PseudoDiskSpec, PseudoDiskState, PseudoDiskStats
-from livemount.driver.layout import Counter, DiskFiles
+from livemount.driver.api import Latency, PseudoDiskSpec, PseudoDiskState, PseudoDiskStats
+from livemount.driver.layout import LATENCY_BUCKETS, Counter, DiskFiles, LatencyPlace
+from livemount.driver.profile import profile_path
 from livemount.driver.recall_store import RecallStore
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ END_TIMEOUT = 60.0
 UNMOUNT_PATIENCE = 5.0
 """Seconds in which users of a disk (loop devices end late) may still let go of it."""
 SLOWEST_RETRY = 10.0
+PROFILE_PATIENCE = 5.0
+"""Seconds that a disk's end waits for its boot profile, which is only a hint."""
 
 
 class Worker:
@@ -140,12 +143,15 @@ class AttachedDisk:
             self._mount()
         assert self._descriptor is not None  # noqa: S101  (for the type checker)
         self.files.private.mkdir(parents=True, exist_ok=True, mode=0o700)
+        profile = self.spec.profile
         task = {
             "id": self.spec.id,
             "source": self.spec.source,
             "password_file": str(self.spec.password_file) if self.spec.password_file else None,
             "directory": str(self.spec.directory),
             "recall_directory": str(self.spec.recall_directory),
+            "profile": str(profile_path(self.spec.recall_directory, profile)) if profile else None,
+            "hold_seconds": self.spec.hold_seconds,
             "descriptor": self._descriptor,
             "eager": eager,
         }
@@ -275,7 +281,10 @@ class AttachedDisk:
             self._descriptor = None
 
     def destroy(self) -> None:
-        """Take the disk down whoever uses it, and delete its stores."""
+        """Take the disk down whoever uses it, and delete its stores; its boot profile stays."""
+        if self.spec.profile:
+            with contextlib.suppress(LivemountError):
+                protocol.call(self.files.control, {"call": "save-profile"}, timeout=PROFILE_PATIENCE)
         with self.lock:
             self._unmount_by_force()
             self.delete()
@@ -304,7 +313,12 @@ class AttachedDisk:
     def state(self) -> PseudoDiskState:
         """Path and counters."""
         facts = self.files.facts()
-        counters = self.files.read_counters()
+        counters = self.files.read_words()
+
+        def latency(place: LatencyPlace) -> Latency:
+            buckets = counters[place + 1 : place + 1 + LATENCY_BUCKETS]
+            return Latency(seconds=counters[place] / 1e6, buckets=buckets)
+
         stats = PseudoDiskStats(
             size=facts.size if facts else 0,
             private_bytes=counters[Counter.PRIVATE_BYTES],
@@ -314,5 +328,15 @@ class AttachedDisk:
             writes=counters[Counter.WRITES],
             read_errors=counters[Counter.READ_ERRORS],
             worker_restarts=counters[Counter.WORKER_RESTARTS],
+            prefetched_bytes=counters[Counter.PREFETCHED_BYTES],
+            read_bytes=counters[Counter.READ_BYTES],
+            written_bytes=counters[Counter.WRITTEN_BYTES],
+            write_errors=counters[Counter.WRITE_ERRORS],
+            zero_hits=counters[Counter.ZERO_HITS],
+            private_hits=counters[Counter.PRIVATE_HITS],
+            recall_hits=counters[Counter.RECALL_HITS],
+            misses=counters[Counter.MISSES],
+            read_latency=latency(LatencyPlace.READ),
+            write_latency=latency(LatencyPlace.WRITE),
         )
         return PseudoDiskState(spec=self.spec, path=self.files.disk, stats=stats)

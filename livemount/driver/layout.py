@@ -25,6 +25,24 @@ class Counter(IntEnum):
     PRIVATE_BYTES = 4
     WRITE_ERRORS = 5
     WORKER_RESTARTS = 6
+    PREFETCHED_BYTES = 7
+    READ_BYTES = 8
+    WRITTEN_BYTES = 9
+    ZERO_HITS = 10
+    PRIVATE_HITS = 11
+    RECALL_HITS = 12
+    MISSES = 13
+
+
+class LatencyPlace(IntEnum):
+    """Places in the counters file where a latency begins: its sum in microseconds, then `LATENCY_BUCKETS` counts."""
+
+    READ = 16
+    WRITE = 48
+
+
+LATENCY_BUCKETS = 30
+"""Bucket `i` counts what took less than 2^i microseconds and not less than the bucket before; the last, the rest."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +106,18 @@ class DiskFiles:
         """Bind the private store to its source."""
         replace_file(self.private / "source.json", json.dumps(asdict(facts)).encode())
 
-    def read_counters(self) -> dict[Counter, int]:
-        """The counters as they are now."""
+    def read_words(self) -> tuple[int, ...]:
+        """The counters file as it is now; `Counter` and `LatencyPlace` say what is where."""
         try:
-            content = self.counters.read_bytes()
+            content = self.counters.read_bytes()[:COUNTERS_SIZE]
         except FileNotFoundError:
             content = b""
-        content = content.ljust(8 * len(Counter), b"\0")
-        return dict(zip(Counter, struct.unpack_from(f"<{len(Counter)}Q", content), strict=True))
+        return struct.unpack(f"<{COUNTERS_SIZE // 8}Q", content.ljust(COUNTERS_SIZE, b"\0"))
+
+    def read_counters(self) -> dict[Counter, int]:
+        """The counters as they are now."""
+        words = self.read_words()
+        return {counter: words[counter] for counter in Counter}
 
     def count_restart(self) -> None:
         """Note that a worker had to be replaced. Only the supervisor does, so nothing is lost between."""

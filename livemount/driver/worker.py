@@ -22,54 +22,18 @@ from pathlib import Path
 from livemount._native import PseudoDisk, set_io_flusher
 from livemount.core.errors import ConflictError, LivemountError, UnavailableError
 from livemount.driver.layout import COUNTERS_SIZE, Counter, DiskFiles, Facts
+from livemount.driver.profile import Profile
 from livemount.driver.protocol import MESSAGE_LIMIT, Message, encode, error_message, listen
 from livemount.driver.recall_store import RecallStore, chunk_size_for
-from livemount.media.source import Source
+from livemount.driver.recaller import Recaller
 
 log = logging.getLogger(__name__)
 
 IO_THREADS = 3
-RECALL_THREADS = 8
+RECALL_THREADS = 88
+"""The most there are, while there is that much to recall: at 100 ms of latency, 30 times a serial reader."""
 CHECKPOINT_INTERVAL = 30.0
 LOCK_PATIENCE = 30.0
-
-
-class Recaller:
-    """Opens the source when the first block is missing, and recalls from it."""
-
-    def __init__(self, uri: str, password_file: Path | None) -> None:
-        self._uri = uri
-        self._password_file = password_file
-        self._lock = threading.Lock()
-        self._source: Source | None = None
-        self._last_message = 0.0
-        self.facts: Facts | None = None
-        """Set when the source must be a certain one."""
-
-    def source(self) -> Source:
-        """The open source. Raises what opening it raises, and `ConflictError` when its content is another."""
-        with self._lock:
-            if self._source is None:
-                # Imported late: a disk whose blocks are all here needs none of it.
-                from livemount.media.registry import open_source
-
-                source = open_source(self._uri, self._password_file)
-                if self.facts is not None and (source.identity, source.size) != (self.facts.identity, self.facts.size):
-                    source.close()
-                    raise ConflictError(f"{self._uri} is not what it was when this disk was made")
-                self._source = source
-            return self._source
-
-    def __call__(self, offset: int, length: int) -> bytes:
-        """Recall one chunk; every failure is an I/O error of the blocks in it."""
-        try:
-            return self.source().read(offset, length)
-        except Exception as error:
-            if time.monotonic() - self._last_message > 1:
-                self._last_message = time.monotonic()
-                detail = None if isinstance(error, LivemountError) else error
-                log.warning("recall of %d bytes at %d failed: %s", length, offset, error, exc_info=detail)
-            raise OSError(f"recall failed: {error}") from error
 
 
 class Worker:
@@ -82,7 +46,7 @@ class Worker:
         self._files.private.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = self._take_lock()
         password_file = task["password_file"]
-        recaller = Recaller(task["source"], Path(password_file) if password_file else None)
+        recaller = Recaller(task["source"], Path(password_file) if password_file else None, task["hold_seconds"])
         facts = self._files.facts()
         holes: Iterable[tuple[int, int]] = ()
         if facts is None or task["eager"]:
@@ -95,6 +59,8 @@ class Worker:
                 self._files.write_facts(facts)
             holes = ((extent.offset, extent.length) for extent in source.extents(0, source.size) if extent.hole)
         recaller.facts = facts
+        self._recaller = recaller
+        self._eager = bool(task["eager"])
         self._recall_store = RecallStore(Path(task["recall_directory"]), facts)
         self._recall_store.join(task["id"], holes)
         if not self._files.counters.exists():
@@ -103,6 +69,9 @@ class Worker:
             self._files.private, self._recall_store.folder, facts.size, facts.chunk_size, recaller, RECALL_THREADS
         )
         self._checkpointed = self._recalled()
+        profile = task["profile"]
+        self._profile_lock = threading.Lock()
+        self._profile = Profile(Path(profile), facts.chunk_size) if profile else None
 
     def _take_lock(self) -> int:
         descriptor = os.open(self._files.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -126,14 +95,23 @@ class Worker:
         server.settimeout(CHECKPOINT_INTERVAL)
         threading.Thread(target=self._control, args=(server,), daemon=True).start()
         self._disk.serve(self._descriptor, IO_THREADS)
+        if self._profile is not None and self._eager:
+            self._disk.prefetch(self._profile.chunks)
 
     def finish(self) -> None:
         """Wait for the unmount; leave everything durable."""
         self._disk.wait()
+        self._recaller.stop()
         self._disk.close()
         self._checkpoint()
 
+    def _save_profile(self) -> None:
+        if self._profile is not None:
+            with self._profile_lock:
+                self._profile.save(self._disk.first_reads(), complete=self._eager)
+
     def _checkpoint(self) -> None:
+        self._save_profile()
         recalled = self._recalled()
         if recalled != self._checkpointed:
             self._recall_store.checkpoint()
@@ -147,7 +125,7 @@ class Worker:
                 try:
                     self._checkpoint()
                 except OSError as error:
-                    log.warning("the recall store's states could not be saved: %s", error)
+                    log.warning("what was recalled could not be noted: %s", error)
                 continue
             with connection:
                 connection.settimeout(60)
@@ -162,9 +140,12 @@ class Worker:
         match request["call"]:
             case "descriptor":
                 socket.send_fds(connection, [encode({"result": os.getpid()})], [self._descriptor])
-            case "flush":
+            case "flush" | "save-profile" as call:
                 try:
-                    self._disk.flush()
+                    if call == "flush":
+                        self._disk.flush()
+                    else:
+                        self._save_profile()
                 except OSError as error:
                     connection.sendall(encode(error_message(error)))
                 else:

@@ -25,6 +25,8 @@ class PseudoDiskRequest(Frozen):
     firmware: Firmware
     prepare: bool = True
     """Run guest preparation."""
+    profile: str | None = Field(default=None, pattern=NAME_PATTERN)
+    """Name of the boot profile, the same for all copies of one machine (see `PseudoDiskSpec.profile`)."""
 
 
 class PseudoDisk(Frozen):

@@ -93,4 +93,5 @@ class Records:
             password_file=request.password_file,
             directory=self.folder(mount) / "disk",
             recall_directory=self._recall,
+            profile=request.profile,
         )

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, Header, Query, Request
+from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from livemount import __version__
 from livemount.core.errors import DeniedError, ExitCode, LivemountError, UsageError
+from livemount.host import metrics
 from livemount.host.api import Events, Health, Problem, PseudoDisk, PseudoDiskRequest
 from livemount.host.mounts import Mounts
 from livemount.host.watch import Watch
@@ -96,5 +97,11 @@ def create_app(mounts: Mounts, token: str) -> FastAPI:
         mount: str, after: Annotated[int, Query(ge=0)] = 0, wait: Annotated[float, Query(ge=0, le=30)] = 0
     ) -> Events:
         return Events(events=mounts.events.after(mount, after, wait))
+
+    # With the token like all the rest, as Prometheus can send one (`authorization: credentials_file:`): the names of
+    # mounts and machines are for those who may mount, and guests can reach this port.
+    @app.get("/metrics", dependencies=guarded, responses=errors)
+    def get_metrics() -> Response:
+        return Response(metrics.render(mounts.driver.states()), media_type=metrics.CONTENT_TYPE)
 
     return app

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.api import EnvironmentOutputs, MountRequest
+from livemount.core.machine import is_name
 from livemount.core.settings import Settings
 from livemount.host.api import EventKind
 from livemount.host.client import HostClient
@@ -31,6 +32,8 @@ class PulumiStacks:
             password_file=order.password_file,
             machine=order.copy_.description,
             prepare=order.prepare,
+            # A machine whose name cannot be a file's just has no boot profile.
+            profile=order.copy_.name if is_name(order.copy_.name) else None,
         )
         return MountStack(self._paths, self._settings, order.mount).up(request)
 

@@ -27,6 +27,7 @@ class PseudoDiskInputs(Inputs):
     address: str
     firmware: Firmware = Firmware.BIOS
     prepare: bool = True
+    profile: str | None = None
 
     def client(self) -> HostClient:
         """A client of the host."""
@@ -40,6 +41,7 @@ class PseudoDiskInputs(Inputs):
             address=self.address,
             firmware=self.firmware,
             prepare=self.prepare,
+            profile=self.profile,
         )
 
 

@@ -11,7 +11,7 @@ use crate::counters::{Counter, Counters};
 use crate::error::Error;
 use crate::map::{BLOCK, State};
 use crate::private::PrivateStore;
-use crate::recall::{Chunk, RecallStore};
+use crate::recall::{Chunk, Place, RecallStore, Trace};
 
 /// The longest read or write, and the size of a lock's region.
 pub const REGION: u64 = 1 << 20;
@@ -78,27 +78,30 @@ impl Disk {
         }
     }
 
-    pub fn read(&self, buffer: &mut [u8], offset: u64, hand: &[Chunk]) -> Result<(), Fault> {
+    pub fn read(&self, buffer: &mut [u8], offset: u64, hand: &[Chunk], trace: &mut Trace) -> Result<(), Fault> {
         let end = self.check(offset, buffer.len() as u64, libc::EINVAL)?;
-        let (mut position, mut rest, mut missing) = (offset, buffer, Vec::new());
+        let (mut position, mut rest) = (offset, buffer);
         while position < end {
             let block = position / BLOCK;
             let (state, count) = self.private.map.run(block, end.div_ceil(BLOCK) - block);
             let length = end.min((block + count) * BLOCK) - position;
             let (part, after) = rest.split_at_mut(length as usize);
             match state {
-                State::Data => self.private.read(part, position)?,
+                State::Data => {
+                    trace.place = trace.place.max(Place::Private);
+                    self.private.read(part, position)?;
+                }
                 State::Zero => part.fill(0),
-                State::Absent => self.recall.read(part, position, hand, &mut missing)?,
+                State::Absent => self.recall.read(part, position, hand, trace)?,
             }
             position += length;
             rest = after;
         }
-        if missing.is_empty() { Ok(()) } else { Err(Fault::Missing(missing)) }
+        missing(trace)
     }
 
     /// Writes at most `REGION` bytes.
-    pub fn write(&self, data: &[u8], offset: u64, hand: &[Chunk]) -> Result<(), Fault> {
+    pub fn write(&self, data: &[u8], offset: u64, hand: &[Chunk], trace: &mut Trace) -> Result<(), Fault> {
         let end = self.check(offset, data.len() as u64, libc::ENOSPC)?;
         if data.is_empty() {
             return Ok(());
@@ -108,7 +111,6 @@ impl Disk {
         let tail = !end.is_multiple_of(BLOCK) && end != self.size;
         let _guards = self.lock(offset, end, head || tail);
         let mut partial = Vec::new();
-        let mut missing = Vec::new();
         for block in [head.then_some(first), (tail && !(head && first == last)).then_some(last)].into_iter().flatten() {
             let state = self.private.map.get(block);
             if state == State::Data {
@@ -117,16 +119,14 @@ impl Disk {
             let start = block * BLOCK;
             let mut base = vec![0; BLOCK.min(self.size - start) as usize];
             if state == State::Absent {
-                self.recall.read(&mut base, start, hand, &mut missing)?;
+                self.recall.read(&mut base, start, hand, trace)?;
             }
             let (from, to) = (offset.max(start), end.min(start + BLOCK));
             base[(from - start) as usize..(to - start) as usize]
                 .copy_from_slice(&data[(from - offset) as usize..(to - offset) as usize]);
             partial.push((start, base));
         }
-        if !missing.is_empty() {
-            return Err(Fault::Missing(missing));
-        }
+        missing(trace)?;
         // What the completed blocks do not cover is one range in the middle.
         let (mut from, mut to) = (offset, end);
         for (start, base) in partial {
@@ -147,25 +147,20 @@ impl Disk {
     }
 
     /// Makes a range of any length zero: whole blocks in the map only, the parts at its ends by a write.
-    pub fn zero(&self, offset: u64, length: u64, hand: &[Chunk]) -> Result<(), Fault> {
+    pub fn zero(&self, offset: u64, length: u64, hand: &[Chunk], trace: &mut Trace) -> Result<(), Fault> {
         let end = self.check(offset, length, libc::EINVAL)?;
         let first = offset.div_ceil(BLOCK);
         let after = if end == self.size { end.div_ceil(BLOCK) } else { end / BLOCK };
         let zeros = [0; BLOCK as usize];
         if first >= after {
-            return self.write(&zeros[..length.min(BLOCK) as usize], offset, hand).and_then(|()| {
-                // Two parts of neighbouring blocks: the second one is left.
-                let done = length.min(BLOCK);
-                if done == length {
-                    Ok(())
-                } else {
-                    self.write(&zeros[..(length - done) as usize], offset + done, hand)
-                }
-            });
+            let done = length.min(BLOCK);
+            self.write(&zeros[..done as usize], offset, hand, trace)?;
+            // Two parts of neighbouring blocks: the second one is left.
+            return self.write(&zeros[..(length - done) as usize], offset + done, hand, trace);
         }
-        self.write(&zeros[..(first * BLOCK - offset) as usize], offset, hand)?;
+        self.write(&zeros[..(first * BLOCK - offset) as usize], offset, hand, trace)?;
         if end > after * BLOCK {
-            self.write(&zeros[..(end - after * BLOCK) as usize], after * BLOCK, hand)?;
+            self.write(&zeros[..(end - after * BLOCK) as usize], after * BLOCK, hand, trace)?;
         }
         let mut block = first;
         while block < after {
@@ -178,4 +173,8 @@ impl Disk {
         self.count_private();
         Ok(())
     }
+}
+
+fn missing(trace: &mut Trace) -> Result<(), Fault> {
+    if trace.missing.is_empty() { Ok(()) } else { Err(Fault::Missing(std::mem::take(&mut trace.missing))) }
 }

@@ -12,9 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
-use crate::counters::Counter;
+use crate::counters::{Counter, Latency};
 use crate::disk::Fault;
+use crate::recall::Place;
 use crate::requests::{Operation, Requests};
 
 const MAX_WRITE: usize = 1 << 20;
@@ -255,29 +257,49 @@ impl Server {
     }
 
     fn read(&self, unique: u64, offset: u64, length: usize, answer: &mut [u8]) {
+        let start = Instant::now();
         let disk = &self.requests.disk;
         disk.counters.add(Counter::Reads, 1);
         // The kernel reads up to the end of the last page; what is beyond the disk is not there.
         let left = disk.size.saturating_sub(offset);
         let length = length.min(MAX_WRITE).min(usize::try_from(left).unwrap_or(usize::MAX));
+        disk.counters.add(Counter::ReadBytes, length as u64);
         let answer = &mut answer[..length];
-        match disk.read(answer, offset, &[]) {
-            Ok(()) => self.device.reply(unique, Ok(answer)),
-            Err(fault) => self.go_on(unique, fault, Counter::ReadErrors, || Operation::Read { offset, length }),
+        match self.requests.read(answer, offset) {
+            Ok(place) => {
+                let hits = match place {
+                    Place::Zero => Counter::ZeroHits,
+                    Place::Private => Counter::PrivateHits,
+                    Place::Recall => Counter::RecallHits,
+                };
+                disk.counters.add(hits, 1);
+                disk.counters.took(Latency::Read, start);
+                // Counted before it is answered: who reads the counters after a read finds it there.
+                self.device.reply(unique, Ok(answer));
+            }
+            Err(fault) => {
+                if matches!(fault, Fault::Missing(_)) {
+                    disk.counters.add(Counter::Misses, 1);
+                }
+                self.go_on(unique, fault, start, || Operation::Read { offset, length });
+            }
         }
     }
 
     fn write(&self, unique: u64, offset: u64, length: usize, data: &[u8]) {
-        self.requests.disk.counters.add(Counter::Writes, 1);
+        let start = Instant::now();
+        let counters = &self.requests.disk.counters;
+        counters.add(Counter::Writes, 1);
         let Some(data) = data.get(..length) else {
             return self.device.reply(unique, Err(libc::EINVAL));
         };
-        match self.requests.disk.write(data, offset, &[]) {
-            Ok(()) => self.device.reply(unique, Ok(&written(length))),
-            Err(fault) => {
-                let operation = || Operation::Write { offset, data: data.to_vec() };
-                self.go_on(unique, fault, Counter::WriteErrors, operation);
+        counters.add(Counter::WrittenBytes, length as u64);
+        match self.requests.write(data, offset) {
+            Ok(()) => {
+                counters.took(Latency::Write, start);
+                self.device.reply(unique, Ok(&written(length)));
             }
+            Err(fault) => self.go_on(unique, fault, start, || Operation::Write { offset, data: data.to_vec() }),
         }
     }
 
@@ -289,14 +311,21 @@ impl Server {
         }
         // A hole may be punched beyond the end of a file.
         let length = length.min(self.requests.disk.size.saturating_sub(offset));
-        match self.requests.disk.zero(offset, length, &[]) {
-            Ok(()) => self.device.reply(unique, Ok(&[])),
-            Err(fault) => self.go_on(unique, fault, Counter::WriteErrors, || Operation::Zero { offset, length }),
+        let start = Instant::now();
+        let operation = Operation::Zero { offset, length };
+        match self.requests.run(&operation, &[]) {
+            Ok(_) => self.device.reply(unique, Ok(&[])),
+            Err(fault) => self.go_on(unique, fault, start, || operation),
         }
     }
 
     /// Answers a request that failed, or lets one that misses wait for its chunks.
-    fn go_on(&self, unique: u64, fault: Fault, errors: Counter, operation: impl FnOnce() -> Operation) {
+    fn go_on(&self, unique: u64, fault: Fault, start: Instant, operation: impl FnOnce() -> Operation) {
+        let operation = operation();
+        let (errors, latency) = match operation {
+            Operation::Read { .. } => (Counter::ReadErrors, Latency::Read),
+            _ => (Counter::WriteErrors, Latency::Write),
+        };
         let missing = match fault {
             Fault::Missing(missing) => missing,
             Fault::Errno(errno) => {
@@ -304,14 +333,16 @@ impl Server {
                 return self.device.reply(unique, Err(errno));
             }
         };
-        let operation = operation();
         let length = if let Operation::Write { data, .. } = &operation { Some(data.len()) } else { None };
         let (requests, device) = (Arc::clone(&self.requests), self.device.clone());
-        self.requests.submit(operation, &missing, move |outcome| match outcome {
-            Ok(data) => device.reply(unique, Ok(&length.map_or(data, written))),
-            Err(errno) => {
-                requests.disk.counters.add(errors, 1);
-                device.reply(unique, Err(errno));
+        self.requests.submit(operation, &missing, move |outcome| {
+            requests.disk.counters.took(latency, start);
+            match outcome {
+                Ok(data) => device.reply(unique, Ok(&length.map_or(data, written))),
+                Err(errno) => {
+                    requests.disk.counters.add(errors, 1);
+                    device.reply(unique, Err(errno));
+                }
             }
         });
     }

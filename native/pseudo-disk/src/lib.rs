@@ -1,5 +1,6 @@
 //! The pseudo-disk: stores, their maps and the /dev/fuse loop that answers hits without Python.
 
+mod ahead;
 mod counters;
 mod disk;
 mod error;
@@ -83,6 +84,14 @@ impl PseudoDisk {
 
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| self.requests.disk.private.flush()).map_err(os_error)
+    }
+
+    fn prefetch(&self, chunks: Vec<u64>) {
+        self.requests.prefetch(chunks);
+    }
+
+    fn first_reads(&self) -> Vec<u64> {
+        self.requests.first_reads()
     }
 
     fn serve(&self, descriptor: i32, threads: usize) -> PyResult<()> {

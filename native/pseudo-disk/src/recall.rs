@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, errno};
 use crate::mapping::Mapping;
@@ -22,11 +22,32 @@ const ZERO: u8 = 2;
 /// A chunk's bytes, kept at hand for the requests that waited for it.
 pub type Chunk = (u64, Arc<Vec<u8>>);
 
+/// Where a read's bytes came from, the slowest place of all its parts.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    #[default]
+    Zero,
+    Private,
+    Recall,
+}
+
+/// What a read met on its way.
+#[derive(Default)]
+pub struct Trace {
+    /// Chunks that are not here.
+    pub missing: Vec<u64>,
+    /// Chunks that this disk read for the first time, and whether the store knew them to be zeros.
+    pub first_reads: Vec<(u64, bool)>,
+    pub place: Place,
+}
+
 pub struct RecallStore {
     data: File,
     states: Mapping,
+    /// One bit a chunk: this disk has read it since it was opened.
+    seen: Vec<AtomicU64>,
     size: u64,
-    chunk_size: u64,
+    pub chunk_size: u64,
 }
 
 impl RecallStore {
@@ -34,13 +55,23 @@ impl RecallStore {
         let open = |name| File::options().read(true).write(true).open(folder.join(name));
         let chunks = size.div_ceil(chunk_size) as usize;
         let states = Mapping::new(&open("live")?, STATES + chunks)?;
-        Ok(Self { data: open("data")?, states, size, chunk_size })
+        let seen = (0..chunks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Ok(Self { data: open("data")?, states, seen, size, chunk_size })
     }
 
-    /// Offset and length of a chunk.
-    pub fn range(&self, chunk: u64) -> (u64, usize) {
+    pub fn chunks(&self) -> u64 {
+        self.size.div_ceil(self.chunk_size)
+    }
+
+    fn is_first_read(&self, chunk: u64) -> bool {
+        let (word, bit) = (&self.seen[(chunk / 64) as usize], 1 << (chunk % 64));
+        word.load(Ordering::Relaxed) & bit == 0 && word.fetch_or(bit, Ordering::Relaxed) & bit == 0
+    }
+
+    /// Offset and length of `count` chunks.
+    pub fn range(&self, chunk: u64, count: u64) -> (u64, usize) {
         let offset = chunk * self.chunk_size;
-        (offset, self.chunk_size.min(self.size - offset) as usize)
+        (offset, (count * self.chunk_size).min(self.size - offset) as usize)
     }
 
     /// Whether the store answers for a chunk.
@@ -48,20 +79,27 @@ impl RecallStore {
         matches!(self.states.bytes()[STATES + chunk as usize].load(Ordering::Acquire), PRESENT | ZERO)
     }
 
-    /// Reads from the store or from `hand`; chunks that are in neither are added to `missing`.
-    pub fn read(&self, buffer: &mut [u8], offset: u64, hand: &[Chunk], missing: &mut Vec<u64>) -> Result<(), i32> {
+    /// Reads from the store or from `hand`; chunks that are in neither are missing.
+    pub fn read(&self, buffer: &mut [u8], offset: u64, hand: &[Chunk], trace: &mut Trace) -> Result<(), i32> {
         let (mut position, mut rest) = (offset, buffer);
         while !rest.is_empty() {
             let chunk = position / self.chunk_size;
             let within = (position - chunk * self.chunk_size) as usize;
             let length = rest.len().min(self.chunk_size as usize - within);
             let (part, after) = rest.split_at_mut(length);
-            match self.states.bytes()[STATES + chunk as usize].load(Ordering::Acquire) {
+            let state = self.states.bytes()[STATES + chunk as usize].load(Ordering::Acquire);
+            if self.is_first_read(chunk) {
+                trace.first_reads.push((chunk, state == ZERO));
+            }
+            if state != ZERO {
+                trace.place = Place::Recall;
+            }
+            match state {
                 PRESENT => self.data.read_exact_at(part, position).map_err(|error| errno(&error))?,
                 ZERO => part.fill(0),
                 _ => match hand.iter().find(|(number, _)| *number == chunk) {
                     Some((_, bytes)) => part.copy_from_slice(&bytes[within..within + length]),
-                    None => missing.push(chunk),
+                    None => trace.missing.push(chunk),
                 },
             }
             position += length as u64;
@@ -70,15 +108,16 @@ impl RecallStore {
         Ok(())
     }
 
-    /// Keeps a chunk. Failing to (no space) only costs another recall later.
-    pub fn keep(&self, chunk: u64, bytes: &[u8]) {
+    /// Keeps a chunk and says whether it could. Failing to (no space) only costs another recall later.
+    pub fn keep(&self, chunk: u64, bytes: &[u8]) -> bool {
         let state = if bytes.iter().all(|byte| *byte == 0) {
             ZERO
         } else if self.data.write_all_at(bytes, chunk * self.chunk_size).is_ok() {
             PRESENT
         } else {
-            return;
+            return false;
         };
         self.states.bytes()[STATES + chunk as usize].store(state, Ordering::Release);
+        true
     }
 }

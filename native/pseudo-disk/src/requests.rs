@@ -1,21 +1,35 @@
 //! Requests and recalls: a request runs at once when it hits; else it waits, without a thread, for its chunks.
 //!
-//! One recall a chunk however many requests wait for it. A recall that fails fails the requests waiting for it, and is
-//! forgotten: the next request tries again.
+//! One recall a chunk however many requests wait for it; neighbouring chunks come in one read of the source. A recall
+//! that fails fails the requests waiting for it, and is forgotten: the next request tries again.
+//!
+//! Recalls that nobody waits for (ahead of sequential reads, and of a boot profile) run in the background: demand goes
+//! first, some threads are kept for it, and a source that is away stops the background until demand finds it back.
+//! Threads come when there is work and go when there is none.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::pybacked::PyBackedBytes;
 
+use crate::ahead::Streams;
 use crate::counters::Counter;
 use crate::disk::{Disk, Fault};
-use crate::recall::Chunk;
+use crate::recall::{Chunk, Place, Trace};
+
+/// Threads that stay, so that a recall never needs one that the machine has no room for.
+const MIN_THREADS: usize = 2;
+const IDLE_TIME: Duration = Duration::from_secs(5);
+/// The longest read of the source, where a chunk is not longer.
+const RUN: u64 = 1 << 20;
+/// What a boot profile holds at most: the first reads of this long after the disk was opened, up to so many bytes.
+const PROFILE_TIME: Duration = Duration::from_secs(15 * 60);
+const PROFILE_BYTES: u64 = 2 << 30;
 
 pub enum Operation {
     Read { offset: u64, length: usize },
@@ -36,10 +50,32 @@ struct Waiting {
     failure: AtomicI32,
 }
 
-#[derive(Default)]
+enum Failure {
+    /// The source does not answer.
+    Away,
+    /// It answered, but not with these bytes.
+    Bytes,
+}
+
+struct Run {
+    first: u64,
+    count: u64,
+    background: bool,
+}
+
 struct Queue {
+    /// Who waits for each chunk that is queued by demand, or under way (then perhaps nobody).
     waiting: HashMap<u64, Vec<Arc<Waiting>>>,
-    chunks: VecDeque<u64>,
+    demand: VecDeque<u64>,
+    ahead: VecDeque<u64>,
+    profile: VecDeque<u64>,
+    streams: Streams,
+    first_reads: Vec<u64>,
+    /// Background recalls under way.
+    background: usize,
+    paused: bool,
+    threads: usize,
+    idle: usize,
     closed: bool,
 }
 
@@ -48,32 +84,104 @@ pub struct Requests {
     recall: Py<PyAny>,
     queue: Mutex<Queue>,
     filled: Condvar,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    ended: Condvar,
+    max_threads: usize,
+    opened: Instant,
+    me: Weak<Self>,
 }
 
 impl Requests {
-    /// `recall(offset, length)` is Python's: it returns the source's bytes or raises `OSError`.
-    pub fn start(disk: Disk, recall: Py<PyAny>, threads: usize) -> Arc<Self> {
-        let requests =
-            Arc::new(Self { disk, recall, queue: Mutex::default(), filled: Condvar::new(), threads: Mutex::default() });
-        let start = |_| {
-            let requests = Arc::clone(&requests);
-            std::thread::spawn(move || requests.recall_chunks())
+    /// `recall(offset, length, background)` is Python's: it returns the source's bytes or raises `OSError`, with the
+    /// errno `ETIMEDOUT` when the source does not answer.
+    pub fn start(disk: Disk, recall: Py<PyAny>, max_threads: usize) -> Arc<Self> {
+        let queue = Queue {
+            waiting: HashMap::new(),
+            demand: VecDeque::new(),
+            ahead: VecDeque::new(),
+            profile: VecDeque::new(),
+            streams: Streams::new(disk.recall.chunks(), disk.recall.chunk_size),
+            first_reads: Vec::new(),
+            background: 0,
+            paused: false,
+            threads: 0,
+            idle: 0,
+            closed: false,
         };
-        *requests.threads.lock() = (0..threads).map(start).collect();
+        let requests = Arc::new_cyclic(|me| Self {
+            disk,
+            recall,
+            queue: Mutex::new(queue),
+            filled: Condvar::new(),
+            ended: Condvar::new(),
+            max_threads: max_threads.max(MIN_THREADS),
+            opened: Instant::now(),
+            me: me.clone(),
+        });
+        let mut queue = requests.queue.lock();
+        (0..MIN_THREADS).for_each(|_| requests.start_thread(&mut queue));
+        drop(queue);
         requests
     }
 
     /// Ends the recall threads; requests that still wait fail.
     pub fn close(&self) {
-        self.queue.lock().closed = true;
-        self.filled.notify_all();
-        for thread in std::mem::take(&mut *self.threads.lock()) {
-            let _ = thread.join();
-        }
-        let left = std::mem::take(&mut self.queue.lock().waiting);
+        let left = {
+            let mut queue = self.queue.lock();
+            queue.closed = true;
+            self.filled.notify_all();
+            self.ended.wait_while(&mut queue, |queue| queue.threads > 0);
+            std::mem::take(&mut queue.waiting)
+        };
         for (_, requests) in left {
             requests.iter().for_each(|request| self.arrived(request, Err(libc::EIO)));
+        }
+    }
+
+    /// Recalls these chunks in this order when there is nothing better to do.
+    pub fn prefetch(&self, chunks: Vec<u64>) {
+        let known = self.disk.recall.chunks();
+        let mut queue = self.queue.lock();
+        queue.profile = chunks.into_iter().filter(|chunk| *chunk < known).collect();
+        self.wake(&mut queue);
+    }
+
+    /// The chunks that were read, in the order of their first reads; known zeros are left out.
+    pub fn first_reads(&self) -> Vec<u64> {
+        self.queue.lock().first_reads.clone()
+    }
+
+    /// A read that goes as far as it can without waiting.
+    pub fn read(&self, buffer: &mut [u8], offset: u64) -> Result<Place, Fault> {
+        self.traced(|trace| self.disk.read(buffer, offset, &[], trace)).map(|((), place)| place)
+    }
+
+    /// A write that goes as far as it can without waiting.
+    pub fn write(&self, data: &[u8], offset: u64) -> Result<(), Fault> {
+        self.traced(|trace| self.disk.write(data, offset, &[], trace)).map(|((), _)| ())
+    }
+
+    fn traced<T>(&self, work: impl FnOnce(&mut Trace) -> Result<T, Fault>) -> Result<(T, Place), Fault> {
+        let mut trace = Trace::default();
+        let result = work(&mut trace);
+        if let (Some((first, _)), Some((last, _))) = (trace.first_reads.first(), trace.first_reads.last()) {
+            self.note(*first, *last, &trace.first_reads);
+        }
+        result.map(|value| (value, trace.place))
+    }
+
+    fn note(&self, first: u64, last: u64, chunks: &[(u64, bool)]) {
+        let mut queue = self.queue.lock();
+        if self.opened.elapsed() < PROFILE_TIME {
+            let left = (PROFILE_BYTES / self.disk.recall.chunk_size) as usize - queue.first_reads.len();
+            queue.first_reads.extend(chunks.iter().filter(|(_, zero)| !zero).map(|(chunk, _)| chunk).take(left));
+        }
+        let plan = queue.streams.read(first, last);
+        if !plan.cancelled.is_empty() {
+            queue.ahead.retain(|chunk| !plan.cancelled.contains(chunk));
+        }
+        if !plan.wanted.is_empty() && !queue.paused {
+            queue.ahead.extend(plan.wanted);
+            self.wake(&mut queue);
         }
     }
 
@@ -97,59 +205,190 @@ impl Requests {
             return;
         }
         for chunk in missing {
-            let known = queue.waiting.entry(*chunk).or_default();
-            known.push(Arc::clone(request));
-            if known.len() == 1 {
-                queue.chunks.push_back(*chunk);
-                self.filled.notify_one();
+            if !queue.waiting.contains_key(chunk) {
+                queue.demand.push_back(*chunk);
             }
+            queue.waiting.entry(*chunk).or_default().push(Arc::clone(request));
+        }
+        self.wake(&mut queue);
+    }
+
+    /// Gets one more thread to work; it does the same when more is left, so that there are as many as there is work.
+    fn wake(&self, queue: &mut Queue) {
+        if queue.idle > 0 {
+            self.filled.notify_one();
+        } else if queue.threads < self.max_threads && !queue.closed {
+            self.start_thread(queue);
         }
     }
 
-    fn recall_chunks(&self) {
-        loop {
-            let chunk = {
-                let mut queue = self.queue.lock();
-                loop {
-                    if queue.closed {
-                        return;
-                    }
-                    if let Some(chunk) = queue.chunks.pop_front() {
-                        break chunk;
-                    }
-                    self.filled.wait(&mut queue);
+    fn start_thread(&self, queue: &mut Queue) {
+        let Some(requests) = self.me.upgrade() else { return };
+        // Without a thread now, those that are there do the work.
+        if std::thread::Builder::new().name("recall".to_owned()).spawn(move || requests.work()).is_ok() {
+            queue.threads += 1;
+        }
+    }
+
+    fn work(&self) {
+        let mut queue = self.queue.lock();
+        while !queue.closed {
+            if let Some(run) = self.next_run(&mut queue) {
+                if !queue.demand.is_empty() || self.has_background_work(&queue) {
+                    self.wake(&mut queue);
                 }
+                drop(queue);
+                self.recall(&run);
+                queue = self.queue.lock();
+                queue.background -= usize::from(run.background);
+                continue;
+            }
+            queue.idle += 1;
+            let waited = self.filled.wait_for(&mut queue, IDLE_TIME);
+            queue.idle -= 1;
+            if waited.timed_out() && queue.threads > MIN_THREADS {
+                break;
+            }
+        }
+        queue.threads -= 1;
+        let last = queue.threads == MIN_THREADS;
+        self.ended.notify_all();
+        drop(queue);
+        if last {
+            // What the recalls needed is given back: a mount that idles is small.
+            // SAFETY: has no preconditions.
+            unsafe { libc::malloc_trim(0) };
+        }
+    }
+
+    /// How many background recalls may be under way: ahead of sequential reads, and for the profile.
+    fn background_limits(&self) -> (usize, usize) {
+        (self.max_threads - (self.max_threads / 4).max(1), (self.max_threads / 4).max(1))
+    }
+
+    fn has_background_work(&self, queue: &Queue) -> bool {
+        let (ahead, profile) = self.background_limits();
+        !queue.paused
+            && (!queue.ahead.is_empty() && queue.background < ahead
+                || !queue.profile.is_empty() && queue.background < profile)
+    }
+
+    fn next_run(&self, queue: &mut Queue) -> Option<Run> {
+        let most = (RUN / self.disk.recall.chunk_size).max(1);
+        if let Some(first) = queue.demand.pop_front() {
+            let mut count = 1;
+            while count < most && queue.demand.front() == Some(&(first + count)) && !self.disk.recall.has(first) {
+                queue.demand.pop_front();
+                count += 1;
+            }
+            return Some(Run { first, count, background: false });
+        }
+        let (ahead, profile) = self.background_limits();
+        if queue.paused {
+            return None;
+        }
+        let Queue { waiting, background, .. } = queue;
+        let mut take = |chunks: &mut VecDeque<u64>| {
+            let mut run: Option<Run> = None;
+            while let Some(chunk) = chunks.front().copied() {
+                if waiting.contains_key(&chunk) || self.disk.recall.has(chunk) {
+                    chunks.pop_front();
+                    continue;
+                }
+                match &mut run {
+                    Some(run) if run.count < most && chunk == run.first + run.count => run.count += 1,
+                    Some(_) => break,
+                    None => run = Some(Run { first: chunk, count: 1, background: true }),
+                }
+                chunks.pop_front();
+                waiting.insert(chunk, Vec::new());
+            }
+            run
+        };
+        let mut run = None;
+        if *background < ahead {
+            run = take(&mut queue.ahead);
+        }
+        if run.is_none() && *background < profile {
+            run = take(&mut queue.profile);
+        }
+        *background += usize::from(run.is_some());
+        run
+    }
+
+    fn recall(&self, run: &Run) {
+        let Run { first, count, background } = *run;
+        if self.disk.recall.has(first) {
+            // It came between the request's look and its waiting, or from another mount's worker.
+            self.settle(first, Ok(None), background);
+            return if count > 1 {
+                self.recall(&Run { first: first + 1, count: count - 1, background })
             };
-            let fetched = if self.disk.recall.has(chunk) {
-                // It came between the request's look and its waiting, or from another mount's worker.
-                Ok(None)
-            } else {
-                catch_unwind(AssertUnwindSafe(|| self.fetch(chunk))).unwrap_or(Err(libc::EIO)).map(Some)
-            };
-            if let Ok(Some(bytes)) = &fetched {
+        }
+        match catch_unwind(AssertUnwindSafe(|| self.fetch(run))).unwrap_or(Err(Failure::Bytes)) {
+            Ok(bytes) => {
                 self.disk.counters.add(Counter::RecalledBytes, bytes.len() as u64);
-                self.disk.recall.keep(chunk, bytes);
-            }
-            let requests = self.queue.lock().waiting.remove(&chunk).unwrap_or_default();
-            for request in requests {
-                let arrived = fetched.clone().map(|bytes| bytes.map(|bytes| (chunk, bytes)));
-                let guarded = AssertUnwindSafe(|| self.arrived(&request, arrived));
-                if catch_unwind(guarded).is_err() {
-                    finish(&request, Err(libc::EIO));
+                if background {
+                    self.disk.counters.add(Counter::PrefetchedBytes, bytes.len() as u64);
+                } else {
+                    self.queue.lock().paused = false;
                 }
+                for (chunk, bytes) in (first..).zip(bytes.chunks(self.disk.recall.chunk_size as usize)) {
+                    let kept = self.disk.recall.keep(chunk, bytes);
+                    self.settle(chunk, Ok((!kept).then_some(bytes)), background);
+                }
+            }
+            // One damaged chunk is no reason to withhold its neighbours.
+            Err(Failure::Bytes) if count > 1 => {
+                (first..first + count).for_each(|first| self.recall(&Run { first, count: 1, background }));
+            }
+            Err(failure) => {
+                if background && matches!(failure, Failure::Away) {
+                    let mut queue = self.queue.lock();
+                    queue.paused = true;
+                    queue.ahead.clear();
+                }
+                (first..first + count).for_each(|chunk| self.settle(chunk, Err(libc::EIO), background));
             }
         }
     }
 
-    fn fetch(&self, chunk: u64) -> Result<Arc<Vec<u8>>, i32> {
-        let (offset, length) = self.disk.recall.range(chunk);
-        let bytes = Python::attach(|py| -> PyResult<Vec<u8>> {
-            let answer = self.recall.call1(py, (offset, length))?;
-            Ok(answer.bind(py).cast::<PyBytes>()?.as_bytes().to_vec())
-        });
-        match bytes {
-            Ok(bytes) if bytes.len() == length => Ok(Arc::new(bytes)),
-            _ => Err(libc::EIO),
+    fn fetch(&self, run: &Run) -> Result<PyBackedBytes, Failure> {
+        let (offset, length) = self.disk.recall.range(run.first, run.count);
+        Python::attach(|py| {
+            let answer = self.recall.call1(py, (offset, length, run.background));
+            match answer.and_then(|answer| Ok(answer.extract::<PyBackedBytes>(py)?)) {
+                Ok(bytes) if bytes.len() == length => Ok(bytes),
+                Ok(_) => Err(Failure::Bytes),
+                Err(error) => {
+                    let errno = error.value(py).getattr("errno").and_then(|errno| errno.extract::<i32>());
+                    Err(if matches!(errno, Ok(libc::ETIMEDOUT)) { Failure::Away } else { Failure::Bytes })
+                }
+            }
+        })
+    }
+
+    /// Tells those who wait for a chunk; its bytes come along when the recall store had no room for them.
+    fn settle(&self, chunk: u64, fetched: Result<Option<&[u8]>, i32>, background: bool) {
+        let requests = {
+            let mut queue = self.queue.lock();
+            let wanted = queue.waiting.get(&chunk).is_some_and(|requests| !requests.is_empty());
+            if background && fetched.is_err() && wanted {
+                // Demand has more patience with a source than the background has.
+                queue.demand.push_back(chunk);
+                return self.wake(&mut queue);
+            }
+            queue.waiting.remove(&chunk).unwrap_or_default()
+        };
+        if requests.is_empty() {
+            return;
+        }
+        let fetched = fetched.map(|bytes| bytes.map(|bytes| (chunk, Arc::new(bytes.to_vec()))));
+        for request in requests {
+            let guarded = AssertUnwindSafe(|| self.arrived(&request, fetched.clone()));
+            if catch_unwind(guarded).is_err() {
+                finish(&request, Err(libc::EIO));
+            }
         }
     }
 
@@ -181,14 +420,15 @@ impl Requests {
 
     /// Runs an operation with the chunks at hand.
     pub fn run(&self, operation: &Operation, hand: &[Chunk]) -> Result<Vec<u8>, Fault> {
-        match operation {
+        let ran = self.traced(|trace| match operation {
             Operation::Read { offset, length } => {
                 let mut buffer = vec![0; *length];
-                self.disk.read(&mut buffer, *offset, hand).map(|()| buffer)
+                self.disk.read(&mut buffer, *offset, hand, trace).map(|()| buffer)
             }
-            Operation::Write { offset, data } => self.disk.write(data, *offset, hand).map(|()| Vec::new()),
-            Operation::Zero { offset, length } => self.disk.zero(*offset, *length, hand).map(|()| Vec::new()),
-        }
+            Operation::Write { offset, data } => self.disk.write(data, *offset, hand, trace).map(|()| Vec::new()),
+            Operation::Zero { offset, length } => self.disk.zero(*offset, *length, hand, trace).map(|()| Vec::new()),
+        });
+        ran.map(|(data, _)| data)
     }
 }
 

@@ -77,10 +77,10 @@ class Host:
             self.process.kill()
             self.process.wait()
 
-    def spec(self, id: str, source: Path, **changes: Path) -> PseudoDiskSpec:
+    def spec(self, id: str, source: Path, **changes: object) -> PseudoDiskSpec:
         """A disk of this host."""
         fields = {"directory": self.paths.mounts / id, "recall_directory": self.paths.recall, **changes}
-        return PseudoDiskSpec(id=id, source=f"file://{source}", **fields)
+        return PseudoDiskSpec.model_validate({"id": id, "source": f"file://{source}", **fields})
 
     def worker(self, id: str, directory: Path | None = None) -> int:
         """The process id of a disk's worker."""

@@ -51,7 +51,7 @@ class Bench:
         self.gate = threading.Event()
         self.gate.set()
 
-    def recall(self, offset: int, length: int) -> bytes:
+    def recall(self, offset: int, length: int, _background: bool) -> bytes:
         """The source."""
         self.recalls.append(offset)
         self.gate.wait(30)

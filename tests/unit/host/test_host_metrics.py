@@ -1,0 +1,58 @@
+"""The metrics of a host, as Prometheus' own parser reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from livemount.driver.api import Latency, PseudoDiskSpec, PseudoDiskState, PseudoDiskStats
+from livemount.host.metrics import render
+
+
+def state(mount: str, profile: str | None = None) -> PseudoDiskState:
+    """A disk with counters that are all different."""
+    numbers = {name: 100 + at for at, name in enumerate(PseudoDiskStats.model_fields) if "latency" not in name}
+    latency = Latency(seconds=1.5, buckets=(1, 2, 3))
+    return PseudoDiskState(
+        spec=PseudoDiskSpec(
+            id=mount, source="file:///a", directory=Path("/d"), recall_directory=Path("/r"), profile=profile
+        ),
+        path=Path("/d/disk"),
+        stats=PseudoDiskStats(**numbers, read_latency=latency, write_latency=latency),
+    )
+
+
+def samples(*states: PseudoDiskState) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """All samples of a scrape."""
+    families = text_string_to_metric_families(render(states).decode())
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_every_counter_has_its_sample() -> None:
+    one = state("m1", "web01")
+    found = samples(one, state("m2"))
+    mount = ("mount", "m1")
+    values = one.stats.model_dump(exclude={"read_latency", "write_latency", "reads", "writes"})
+    assert set(values.values()) <= set(found.values())
+    assert found["livemount_disk_recalled_bytes_total", (mount,)] == one.stats.recalled_bytes
+    assert found["livemount_disk_private_bytes", (mount,)] == one.stats.private_bytes
+    assert found["livemount_disk_reads_total", (mount, ("store", "source"))] == one.stats.misses
+    assert found["livemount_disk_info", (("machine", "web01"), mount)] == 1
+    assert found["livemount_disk_info", (("machine", ""), ("mount", "m2"))] == 1
+
+
+def test_latencies_are_cumulative_in_seconds() -> None:
+    found = samples(state("m1"))
+    name, mount = "livemount_disk_read_latency_seconds", ("mount", "m1")
+    buckets = {labels[0][1]: value for (each, labels), value in found.items() if each == f"{name}_bucket"}
+    assert buckets == {"1e-06": 1, "2e-06": 3, "+Inf": 6}
+    assert (found[f"{name}_count", (mount,)], found[f"{name}_sum", (mount,)]) == (6, 1.5)
+
+
+def test_no_mounts_are_no_samples() -> None:
+    assert samples() == {}
