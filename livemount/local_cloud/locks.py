@@ -30,9 +30,9 @@ def locked(path: Path) -> Iterator[None]:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # The holder before us has unlinked the file: what we locked is no longer what others open.
-        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+        if _is_file(descriptor, path):
             break
+        # The holder before us has unlinked the file: what we locked is no longer what others open.
         os.close(descriptor)
     token = _held.set((*_held.get(), descriptor))
     try:
@@ -41,6 +41,14 @@ def locked(path: Path) -> Iterator[None]:
         _held.reset(token)
         path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _is_file(descriptor: int, path: Path) -> bool:
+    """Whether the open file is still the one of this name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def step(*args: str, namespace: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
