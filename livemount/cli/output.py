@@ -16,6 +16,8 @@ OUTPUT_VERSION = 1
 
 stdout = Console(soft_wrap=True)
 stderr = Console(stderr=True, soft_wrap=True)
+_wide = Console(width=1000, soft_wrap=True)
+"""For tables: a row is never cut, a narrow terminal wraps it."""
 
 
 class OutputFormat(StrEnum):
@@ -40,9 +42,9 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]], *, emp
         table.add_row(*[str(cell) for cell in row])
         count += 1
     if count:
-        stdout.print(table, soft_wrap=True)
+        _wide.print(table)
     else:
-        stdout.print(empty)
+        stdout.print(empty, highlight=False)
 
 
 def bytes_text(count: float) -> str:
