@@ -139,7 +139,7 @@ def test_remove_leaves_no_process_and_no_file(spec: HostSpec) -> None:
     configure(spec)
     supervisor = int((spec.host.run / "supervisord.pid").read_text())
     running = processes(spec.host.root)
-    assert len(running) == len(SERVICES) + 1  # and the driver's worker
+    assert len(running) == len(SERVICES) + 2  # and the driver's worker, and unshare beside the boot server
     mounted = spec.host.mounts / "m"
     mounted.mkdir()
     run("mount", "-t", "tmpfs", "none", mounted)

@@ -63,7 +63,8 @@ def results(bench: Bench, spec: TargetSpec) -> dict[str, Result]:
     """Run every suite."""
     found: dict[str, Result] = {}
     for suite, tests in suites().items():
-        words = ["--dataloss", "--verbose", "--initiator-name", "INITIATOR", "--test", f"ALL.{suite}", bench.url(spec)]
+        both = ["--initiator-name", "INITIATOR", "--initiator-name-2", "INITIATOR"]  # the target knows one name
+        words = ["--dataloss", "--verbose", *both, "--test", f"ALL.{suite}", bench.url(spec)]
         limit = ["timeout", "--signal", "KILL", str(SUITE_LIMIT)]
         done = bench.client(*limit, "iscsi-test-cu", *words, spec=spec, timeout=2 * SUITE_LIMIT)
         seen = dict(TEST.findall(done.stdout))
