@@ -57,15 +57,22 @@ class Watch:
         self._thread.join()
 
     def _run(self) -> None:
+        trouble: dict[str, str] = {}
         while not self._stop.wait(PERIOD):
-            for mount in list(self._mounts.records.mounts()):
+            mounts = list(self._mounts.records.mounts())
+            self._seen = {mount: seen for mount, seen in self._seen.items() if mount in mounts}
+            for mount in mounts:
                 lock = self._mounts.lock(mount)
                 if not lock.acquire(blocking=False):
                     continue  # being made or deleted
                 try:
                     self.look(mount)
+                    trouble.pop(mount, None)
                 except LivemountError as error:
-                    log.warning("watching %s: %s", mount, error)
+                    # A part that is away for a while is told of once.
+                    if trouble.get(mount) != str(error):
+                        trouble[mount] = str(error)
+                        log.warning("watching %s: %s", mount, error)
                 except Exception:
                     log.exception("watching %s", mount)
                 finally:
