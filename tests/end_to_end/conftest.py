@@ -21,7 +21,7 @@ def site() -> Iterator[Site]:
     """An environment for all end-to-end tests of a run; torn down and checked to be gone."""
     home = Path(tempfile.mkdtemp(prefix="lm-e2e-", dir="/var/tmp"))
     home.chmod(0o711)  # the boot server's worker has to reach its scripts
-    settings = Settings(home=home, environment=f"e{os.getpid() % 1_000_000}")
+    settings = Settings(home=home, environment=f"s{os.getpid() % 1_000_000}")
     site = Site(settings)
     try:
         image = build_guest(settings.cache / "guests", hostname="web01", cache=settings.cache)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -114,7 +115,8 @@ def world(tmp_path: Path, host: tuple[Host, Path, Path]) -> Iterator[World]:
     """An environment that is up, made without Pulumi."""
     in_memory, socket, token_file = host
     name = f"p{os.getpid() % 100000}"
-    settings = Settings(home=tmp_path / "home", environment=name)
+    # Not below tmp_path: its length leaves no room for the sockets of machines.
+    settings = Settings(home=Path(tempfile.mkdtemp(prefix="lm-", dir="/var/tmp")), environment=name)
     paths = settings.paths()
     cloud = QemuCloud(paths.cloud)
     cloud.create_network(NetworkSpec(name="guests", namespace=paths.network_namespace))
