@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,9 +81,21 @@ def test_the_real_services_serve_a_disk_and_leave_nothing(spec: HostSpec, tmp_pa
 
     remove(spec)
 
-    assert not [pid for pid in workers | set(before.values()) if Path(f"/proc/{pid}").exists()]
+    # Their parent has ended too: it is process 1 that collects them, when it gets to it.
+    deadline = time.monotonic() + 20
+    while left := {pid: words for pid in workers | set(before.values()) if (words := _words(pid)) is not None}:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
     assert not spec.host.root.exists()
     assert str(spec.host.root) not in Path("/proc/self/mountinfo").read_text()
+
+
+def _words(pid: int) -> str | None:
+    """The command line of a process; a zombie's is empty, `None`: there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return None
 
 
 def _below(root: Path) -> set[int]:
