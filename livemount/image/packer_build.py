@@ -25,7 +25,7 @@ def main() -> int:
         client.build(parallel=False)  # its default passes a flag that Packer dropped
     except sh.ErrorReturnCode as error:
         sys.stderr.buffer.write(error.stderr + b"\n" + error.stdout)
-        return max(1, error.exit_code)
+        return int(error.exit_code)
     return 0
 
 
