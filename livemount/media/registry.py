@@ -1,6 +1,7 @@
 """Opens a source by its URI: the scheme names the module in `livemount.media.sources` that knows how.
 
-Adding a source is adding a module there, with a function `open(uri, password_file)`.
+Adding a source is adding a module there, with a function `open(uri, password_file)` and, when retention may remove
+what it reads, `pin` and `unpin`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlencode, urlsplit
 
 from livemount.core.errors import UnsupportedError, UsageError
@@ -63,6 +64,17 @@ class SourceModule(Protocol):
         """Open the source that `uri` names."""
 
 
+@runtime_checkable
+class PinningModule(Protocol):
+    """What a module offers as well, whose sources are subject to retention."""
+
+    def pin(self, uri: SourceUri, holder: str, reason: str) -> None:
+        """Keep it from being removed."""
+
+    def unpin(self, uri: SourceUri, holder: str) -> None:
+        """Let it be removed again."""
+
+
 def schemes() -> list[str]:
     """The schemes that `open_source` knows."""
     return sorted(module.name for module in pkgutil.iter_modules(sources.__path__))
@@ -75,7 +87,29 @@ def open_source(uri: str, password_file: Path | None) -> Source:
     `DeniedError` for a wrong password, `CorruptError`, `UnavailableError`.
     """
     parsed = SourceUri.parse(uri)
-    if parsed.scheme not in schemes():
-        raise UnsupportedError(f"there is no source for {parsed.scheme!r}", hint=f"known are {', '.join(schemes())}")
-    module = cast(SourceModule, importlib.import_module(f"{sources.__name__}.{parsed.scheme}"))
-    return module.open(parsed, password_file)
+    return _module(parsed).open(parsed, password_file)
+
+
+def pin_source(uri: str, holder: str, reason: str) -> None:
+    """Keep what `uri` names from being removed by retention, where it is subject to one, until `unpin_source`.
+
+    `holder` names who needs it, `reason` tells people. Raises `NotFoundError` when it is gone, `ConflictError`.
+    """
+    parsed = SourceUri.parse(uri)
+    module = _module(parsed)
+    if isinstance(module, PinningModule):
+        module.pin(parsed, holder, reason)
+
+
+def unpin_source(uri: str, holder: str) -> None:
+    """Undo `pin_source`; nothing happens when there is no pin."""
+    parsed = SourceUri.parse(uri)
+    module = _module(parsed)
+    if isinstance(module, PinningModule):
+        module.unpin(parsed, holder)
+
+
+def _module(uri: SourceUri) -> SourceModule:
+    if uri.scheme not in schemes():
+        raise UnsupportedError(f"there is no source for {uri.scheme!r}", hint=f"known are {', '.join(schemes())}")
+    return cast(SourceModule, importlib.import_module(f"{sources.__name__}.{uri.scheme}"))

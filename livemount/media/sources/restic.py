@@ -11,6 +11,7 @@ from pathlib import Path
 from livemount._native import Disk, Repository
 from livemount.core.errors import DeniedError
 from livemount.core.secrets import read_secret
+from livemount.media.pins import Pins, tolerant_of_read_only
 from livemount.media.registry import SourceUri
 from livemount.media.source import Extent, Source
 
@@ -55,3 +56,16 @@ def open(uri: SourceUri, password_file: Path | None) -> Source:
     if password_file is None:
         raise DeniedError(f"{uri.path} has a password", hint="name the file that holds it")
     return ResticImage(Repository.open(uri.path, read_secret(password_file)).disk(snapshot, Path(file)))
+
+
+def pin(uri: SourceUri, holder: str, reason: str) -> None:
+    """Keep the snapshot from being forgotten."""
+    snapshot, _ = uri.require("snapshot", "file")
+    with tolerant_of_read_only(uri.path):
+        Pins(uri.path).pin(holder, snapshot, reason)
+
+
+def unpin(uri: SourceUri, holder: str) -> None:
+    """Let the snapshot be forgotten again."""
+    with tolerant_of_read_only(uri.path):
+        Pins(uri.path).unpin(holder)
