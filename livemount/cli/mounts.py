@@ -11,6 +11,7 @@ import typer
 from livemount.cli.copies import Output, open_repository
 from livemount.cli.output import OutputFormat, bytes_text, duration_text, print_json, print_table, stderr, stdout
 from livemount.cli.parse import parse_duration, parse_hold
+from livemount.cli.watch import watch as show_live
 from livemount.core.errors import LivemountError, UsageError
 from livemount.core.machine import HOLD_SECONDS, is_name
 from livemount.core.settings import Settings
@@ -103,10 +104,18 @@ def _local(time: datetime) -> str:
 
 def mounts(
     ended: Annotated[bool, typer.Option("--all", "-a", help="Those that are over as well.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show their counters, live, until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, max=3600, help="With --watch: seconds between looks.")] = 2,
     output: Output = OutputFormat.TABLE,
 ) -> None:
-    """List the mounts: state, address, time left, how much was recalled and written."""
+    """List the mounts: state, address, time left, how much was recalled and written.
+
+    Example: livemount mounts --watch --interval 5
+    """
     settings = Settings()
+    if watch:
+        show_live(settings, interval, output, ended=ended)
+        return
     environment = Environment(settings)
     manager = Manager(settings.paths())
     try:
