@@ -94,4 +94,5 @@ class Records:
             directory=self.folder(mount) / "disk",
             recall_directory=self._recall,
             profile=request.profile,
+            hold_seconds=request.hold_seconds,
         )
