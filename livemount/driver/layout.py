@@ -120,6 +120,11 @@ class DiskFiles:
         words = self.read_words()
         return {counter: words[counter] for counter in Counter}
 
+    def prepare_counters(self) -> None:
+        """Have a counters file; one that a crash of the machine or a full file system left half made starts again."""
+        if not self.counters.exists() or self.counters.stat().st_size != COUNTERS_SIZE:
+            self.counters.write_bytes(bytes(COUNTERS_SIZE))
+
     def count_restart(self) -> None:
         """Note that a worker had to be replaced. Only the supervisor does, so nothing is lost between."""
         count = self.read_counters()[Counter.WORKER_RESTARTS] + 1

@@ -7,6 +7,7 @@ mod error;
 mod fuse;
 mod journal;
 mod map;
+mod map_file;
 mod mapping;
 mod mount;
 mod private;

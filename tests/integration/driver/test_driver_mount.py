@@ -300,7 +300,7 @@ def test_damaged_stores_are_an_error_of_attach(host: Host, tmp_path: Path) -> No
         file.write(b"x" * 4096)
     host.client.detach("m")
     with (spec.directory / "private" / "map").open("r+b") as file:
-        file.seek(1024 + 20)
+        file.seek(1536 + 20)
         file.write(b"torn")
     with pytest.raises(CorruptError, match="map sector 0"):
         host.client.attach(spec)
