@@ -178,14 +178,25 @@ class _Connection:
 class NbdExport:
     """An export of an NBD server. Every method may be called from any thread."""
 
-    def __init__(self, name: str, dial: Dial) -> None:
-        """Connect. `name` is what messages call the export.
+    def __init__(
+        self,
+        name: str,
+        dial: Dial,
+        *,
+        read_error: type[LivemountError] = UnavailableError,
+        inspect: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Connect. `name` is what messages call the export, `read_error` what a read that the server fails raises.
+
+        `inspect` is called after each greeting, before a byte is read, and may raise.
 
         Raises `UnavailableError`, `NotFoundError` when the server has no such export, `DeniedError` when it refuses
         us or its certificate is not good, `UnsupportedError` for what is no disk.
         """
         self._name = name
         self._dial = dial
+        self._read_error = read_error
+        self._inspect = inspect
         self._lock = threading.Lock()
         self._open = True
         self._connections: list[_Connection] = []
@@ -275,6 +286,7 @@ class NbdExport:
                 handle.poll(200)
             if not handle.aio_is_ready():
                 raise UnavailableError(f"{self._name} hung up before it greeted")
+            self._inspect()
             return _Connection(handle)
         except _nbd().Error as error:
             raise _connect_error(self._name, error) from error
@@ -347,7 +359,7 @@ class NbdExport:
             return DeniedError(message)
         if number in (errno.EINVAL, errno.EOVERFLOW, errno.ERANGE):
             return CorruptError(message)
-        return UnavailableError(message)
+        return self._read_error(message)
 
 
 def _nbd() -> Any:
