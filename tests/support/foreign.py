@@ -72,6 +72,12 @@ def cut(path: Path) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
+def age(path: Path, seconds: float) -> None:
+    """Make a file as old as one that nobody has just written."""
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
 class Subject:
     """A source under test. What a kind cannot do or suffer it does not list in `can`."""
 
@@ -369,6 +375,110 @@ class NbdCertificateSubject(NbdSubject):
     def spoil_credentials(self) -> None:
         shutil.rmtree(self.folder / "client")
         make_certificate(self.folder / "another-ca", self.folder / "client", "client")
+
+
+class HttpSubject(Subject):
+    """An object of nginx."""
+
+    can = frozenset({"away", "hang", "truncated"})
+    scheme = "http"
+    more = ""
+    """Directives of the server."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self._server: subprocess.Popen[bytes] | None = None
+        super().__init__(folder)
+        self.start()
+
+    def serve(self, disk: Path) -> None:
+        age(disk, 2000 if self._server is None else 1000)
+
+    @property
+    def uri(self) -> str:
+        return f"{self.scheme}://127.0.0.1:{self.port}/disk.raw"
+
+    def missing(self) -> str:
+        return self.uri.replace("disk.raw", "missing.raw")
+
+    def start(self) -> None:
+        tls = " ssl" if self.scheme == "https" else ""
+        configuration = self.folder / "nginx.conf"
+        configuration.write_text(f"""
+            daemon off; master_process off; pid {self.folder}/pid; error_log {self.folder}/error.log;
+            events {{ worker_connections 512; }}
+            http {{
+                access_log {self.folder}/access.log;
+                client_body_temp_path {self.folder}; proxy_temp_path {self.folder}; fastcgi_temp_path {self.folder};
+                uwsgi_temp_path {self.folder}; scgi_temp_path {self.folder};
+                server {{
+                    listen 127.0.0.1:{self.port}{tls} backlog=128; root {self.folder};
+                    {self.more.replace("FOLDER", str(self.folder))}
+                }}
+            }}
+        """)
+        self._server = subprocess.Popen(["nginx", "-c", configuration, "-e", self.folder / "error.log"])
+        deadline = time.monotonic() + 10
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    break
+            assert self._server.poll() is None, "nginx has ended"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.send_signal(signal.SIGCONT)
+            self._server.kill()
+            self._server.wait()
+            self._server = None
+
+    def hang(self) -> None:
+        assert self._server is not None
+        self._server.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self._server is not None
+        self._server.send_signal(signal.SIGCONT)
+
+    def truncate(self) -> None:
+        os.truncate(self.folder / "disk.raw", 3 * MIB)
+        age(self.folder / "disk.raw", 1500)
+
+    def close(self) -> None:
+        self.stop()
+
+
+class HttpsSubject(HttpSubject):
+    """Over TLS by an authority of the test's own, with a password."""
+
+    can = HttpSubject.can | {"denied"}
+    scheme = "https"
+    more = """
+        ssl_certificate FOLDER/server/server-cert.pem; ssl_certificate_key FOLDER/server/server-key.pem;
+        auth_basic "disks"; auth_basic_user_file FOLDER/users;
+    """
+
+    def start(self) -> None:
+        if not (self.folder / "ca").exists():
+            make_certificate(self.folder / "ca", self.folder / "server", "server")
+            (self.folder / "users").write_text(f"alice:{{PLAIN}}{PASSWORD}\n")
+            self.password = self.folder / "password"
+            write_secret(self.password, f"alice:{PASSWORD}")
+        self._trusted = os.environ.get("SSL_CERT_FILE")
+        os.environ["SSL_CERT_FILE"] = str(self.folder / "ca/cert.pem")
+        super().start()
+
+    def spoil_credentials(self) -> None:
+        assert self.password is not None
+        write_secret(self.password, "alice:wrong")
+
+    def close(self) -> None:
+        super().close()
+        os.environ.pop("SSL_CERT_FILE")
+        if self._trusted is not None:
+            os.environ["SSL_CERT_FILE"] = self._trusted
 
 
 class ImageSubject(Subject):

@@ -20,10 +20,13 @@ from livemount.core.errors import (
     UsageError,
 )
 from livemount.media import Source, nbd_export, open_source
+from livemount.media.sources import http
 from tests.support.foreign import (
     MIB,
     FileSubject,
     ForeignResticSubject,
+    HttpsSubject,
+    HttpSubject,
     NbdCertificateSubject,
     NbdPskSubject,
     NbdSubject,
@@ -48,6 +51,8 @@ SUBJECTS: dict[str, type[Subject]] = {
     "nbd-unix": NbdUnixSubject,
     "nbds-psk": NbdPskSubject,
     "nbds-certificates": NbdCertificateSubject,
+    "http": HttpSubject,
+    "https": HttpsSubject,
     "qcow2": Qcow2Subject,
     "qcow2-chain": Qcow2ChainSubject,
     "vmdk": VmdkSubject,
@@ -73,6 +78,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that says nothing is given up soon."""
     monkeypatch.setattr(nbd_export, "PATIENCE", 0.5)
     monkeypatch.setattr(nbd_export, "CONNECT_PATIENCE", 0.5)
+    monkeypatch.setattr(http, "CONNECT_PATIENCE", 0.5)
+    monkeypatch.setattr(http, "PATIENCE", 0.5)
 
 
 def each(what: str = "") -> pytest.MarkDecorator:
@@ -281,7 +288,7 @@ def _assert_damage_is_told(subject: Subject, source: Source | None, content: byt
         return
     if source.size != len(content):
         # A raw image that was cut before it was opened is another, shorter one.
-        assert isinstance(subject, FileSubject)
+        assert isinstance(subject, FileSubject | HttpSubject)
         content = subject.content
         assert reads_what_it_can(source, content) == []
         return
