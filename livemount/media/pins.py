@@ -66,10 +66,19 @@ class Pins:
         self._repository = repository
         self._folder = repository / "livemount"
 
+    @property
+    def kept(self) -> bool:
+        """Whether copies of ours were ever made in the repository, so that pins mean something in it."""
+        return self._folder.is_dir()
+
+    def begin(self) -> None:
+        """Keep pins from now on."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+
     @contextlib.contextmanager
     def locked(self, lock: Lock, *, alone: bool, patience: float = PATIENCE) -> Iterator[None]:
         """Hold a lock. Raises `ConflictError` when others hold it for longer than `patience` seconds."""
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self.begin()
         descriptor = os.open(self._folder / lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             deadline = time.monotonic() + patience
@@ -88,12 +97,13 @@ class Pins:
     def pin(self, holder: str, snapshot: str, reason: str) -> None:
         """Keep a snapshot from being forgotten until `unpin(holder)`; a holder has one pin.
 
-        Raises `NotFoundError` when the snapshot is not there (any more).
+        `snapshot` may be its first digits. Raises `NotFoundError` when it is not there (any more).
         """
-        pin = Pin(snapshot=snapshot, reason=reason, time=datetime.now(UTC))
         with self.locked(Lock.PINS, alone=False):
-            if not (self._repository / "snapshots" / snapshot).is_file():
+            found = [path.name for path in (self._repository / "snapshots").iterdir() if path.name.startswith(snapshot)]
+            if len(found) != 1:
                 raise NotFoundError(f"{self._repository} has no snapshot {snapshot}")
+            pin = Pin(snapshot=found[0], reason=reason, time=datetime.now(UTC))
             path = self._path(holder)
             path.parent.mkdir(mode=0o700, exist_ok=True)
             replace_file(path, pin.model_dump_json().encode())

@@ -118,7 +118,9 @@ class Repository:
         Raises `ConflictError` when the folder is not empty, `DeniedError` for a bad password file.
         """
         path = path.absolute()
-        return cls(path, _native.Repository.init(path, _password(password_file)))
+        made = cls(path, _native.Repository.init(path, _password(password_file)))
+        made.pins.begin()
+        return made
 
     @classmethod
     def open(cls, path: Path, password_file: Path) -> Repository:
