@@ -13,6 +13,7 @@ part of a boot's time; only in the comparison with a restore it is. `latency` is
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,11 +28,12 @@ from bench.place import FIRMWARE, GUEST, Place, add_file, copy_sparse, guest_ima
 from bench.repository import Copies, delay
 from bench.rig import Options
 from livemount.core.machine import MachineDescription
-from livemount.core.secrets import new_secret
+from livemount.core.secrets import secret_file
 from livemount.driver.api import PseudoDiskStats
 from livemount.host.api import PseudoDiskRequest
 from livemount.media.registry import open_source
 from livemount.media.repository import Repository
+from livemount.media.source import Source
 
 LATENCIES_MS = (0, 20)
 PLAIN, RESTORED = "plain file", "restored"
@@ -93,9 +95,7 @@ def make_subject(place: Place) -> Subject:
     """Make the guest, its copies and the plain disk."""
     folder = place.rig.folder
     disk = copy_sparse(guest_image(), folder / "disk0.raw")
-    password_file = folder / "password"
-    password_file.touch(mode=0o600)
-    password_file.write_text(new_secret())
+    password_file = secret_file(folder / "password")
     repositories = folder / "repositories"
     repositories.mkdir()
     repository = Repository.init(repositories / "restic", password_file)
@@ -115,26 +115,22 @@ def make_subject(place: Place) -> Subject:
     return Subject(plain=plain, copy=first, later=later)
 
 
-def restore(copies: Copies, to: Path) -> Path:
+def restore(source: Source, to: Path) -> Path:
     """Read a copy into a sparse file, with several readers."""
-    source = open_source(copies.source, copies.password_file)
-    try:
-        with to.open("wb") as file, ThreadPoolExecutor(READERS) as pool:
-            file.truncate(source.size)
+    with to.open("wb") as file, ThreadPoolExecutor(READERS) as pool:
+        file.truncate(source.size)
 
-            def piece(offset: int, length: int) -> None:
-                os.pwrite(file.fileno(), source.read(offset, length), offset)
+        def piece(offset: int, length: int) -> None:
+            os.pwrite(file.fileno(), source.read(offset, length), offset)
 
-            work = [
-                pool.submit(piece, at, min(PIECE, extent.offset + extent.length - at))
-                for extent in source.extents(0, source.size)
-                if not extent.hole
-                for at in range(extent.offset, extent.offset + extent.length, PIECE)
-            ]
-            for each in work:
-                each.result()
-    finally:
-        source.close()
+        work = [
+            pool.submit(piece, at, min(PIECE, extent.offset + extent.length - at))
+            for extent in source.extents(0, source.size)
+            if not extent.hole
+            for at in range(extent.offset, extent.offset + extent.length, PIECE)
+        ]
+        for each in work:
+            each.result()
     return to
 
 
@@ -154,7 +150,8 @@ class Boots:
     def restored(self) -> dict[str, Booted]:
         """Restore, prepare, boot."""
         began = time.monotonic()
-        disk = restore(self._subject.copy, self._place.rig.folder / "booted.raw")
+        with contextlib.closing(open_source(self._subject.copy.source, self._subject.copy.password_file)) as source:
+            disk = restore(source, self._place.rig.folder / "booted.raw")
         self._place.prepare(disk)
         return {RESTORED: self._boot_file(disk, time.monotonic() - began)}
 

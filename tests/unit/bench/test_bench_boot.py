@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from bench.boot import PLAIN, RESTORED, SECOND, Booted, compare, first_mount, restore, with_profile
 from bench.hits import MIB
-from bench.repository import Copies
 from livemount.driver.api import PseudoDiskStats
+from livemount.media.sources.file import RawImage
 
 
 def booted(boot: float, recalled: int = 0, ready: float = 1) -> Booted:
@@ -55,7 +56,7 @@ def test_a_restore_has_the_copys_bytes_and_holes(tmp_path: Path) -> None:
         for at in (0, 9 * MIB, 63 * MIB):
             file.seek(at)
             file.write(bytes(range(256)) * 4096)
-    copies = Copies(folder=tmp_path, source=f"file://{image}", password_file=tmp_path / "none", cache=tmp_path)
-    restored = restore(copies, tmp_path / "restored.raw")
+    with closing(RawImage(image)) as source:
+        restored = restore(source, tmp_path / "restored.raw")
     assert restored.read_bytes() == image.read_bytes()
     assert restored.stat().st_blocks * 512 <= 16 * MIB
