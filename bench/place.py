@@ -83,7 +83,7 @@ class Place:
     def start(self) -> None:
         """Start the host's services."""
         self.rig.start_driver()
-        self.rig.start_target()
+        self.tgtd = self.rig.start_target()
         root = str(self.rig.host.root)
         self.rig.start("nginx", sys.executable, "-m", "livemount.boot", "--root", root, "--address", HOST, inside=True)
         # nginx writes it when it listens.

@@ -58,6 +58,7 @@ class Rig:
         self.driver = DriverClient(self.host.driver_socket)
         self.processes: list[subprocess.Popen[bytes]] = []
         self._targets = 0
+        self._tids: dict[str, str] = {}
 
     def start(self, name: str, *words: str, inside: bool = False) -> subprocess.Popen[bytes]:
         """Start a program that runs until the end; its output goes to a log in the rig's folder."""
@@ -124,7 +125,13 @@ class Rig:
         )
         self._tgtadm("logicalunit", "update", *lun, "--params", "thin_provisioning=1,rotation_rate=1")
         self._tgtadm("target", "bind", "--tid", tid, "--initiator-address", self.portal)
-        return f"iscsi://{self.portal}:3260/{iqn}/1"
+        url = f"iscsi://{self.portal}:3260/{iqn}/1"
+        self._tids[url] = tid
+        return url
+
+    def withdraw(self, url: str) -> None:
+        """End the export of a file."""
+        self._tgtadm("target", "delete", "--force", "--tid", self._tids.pop(url))
 
     def _tgtadm(self, mode: str, operation: str, *more: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "TGT_IPC_SOCKET": str(self.host.target_socket)}
