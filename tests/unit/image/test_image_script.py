@@ -21,6 +21,13 @@ def test_the_script_asks_the_fixed_url() -> None:
     assert f"chain {BOOT_URL} || goto ask_retry" in lines
 
 
+def test_the_script_waits_for_no_ipv6_router() -> None:
+    """`dhcp` alone configures IPv6 too, which takes seconds where there is none."""
+    commands = [line.split()[:3] for line in render_autoexec(ImageRequest()).splitlines()]
+    assert ["ifconf", "--configurator", "dhcp"] in commands
+    assert not any(words[:1] == ["dhcp"] for words in commands)
+
+
 @pytest.mark.parametrize(
     "url",
     [
