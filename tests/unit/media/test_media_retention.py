@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import threading
 from datetime import timedelta
 from pathlib import Path
@@ -94,6 +95,20 @@ def test_a_pinned_copy_is_not_forgotten(repository: Repository, tmp_path: Path) 
     with pytest.raises(NotFoundError):
         pin_source(old.source, holder, "too late")
     assert repository.pins.all() == {}
+
+
+def test_a_repository_that_we_never_wrote_to_stays_as_it_is(repository: Repository, tmp_path: Path) -> None:
+    copy, _ = back_up(repository, tmp_path, "web", 1, chunks=2)
+    shutil.rmtree(repository.path / "livemount")
+    pin_source(copy.source, "m", "a mount")
+    unpin_source(copy.source, "m")
+    assert not (repository.path / "livemount").exists()
+
+
+def test_the_first_digits_of_a_snapshot_pin_it(repository: Repository, tmp_path: Path) -> None:
+    copy, _ = back_up(repository, tmp_path, "web", 1, chunks=2)
+    pin_source(copy.source.replace(copy.id, copy.id[:8]), "m", "a mount")
+    assert list(repository.pins.all()) == [copy.id]
 
 
 def test_a_damaged_pin_stops_forgetting(repository: Repository, tmp_path: Path) -> None:
