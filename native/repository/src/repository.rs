@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustic_core::repofile::{Node, SnapshotFile, Tree};
 use rustic_core::{
-    CheckOptions, ConfigOptions, Credentials, FileType, Id, KeyOptions, OpenStatus, RepositoryBackends,
+    CheckOptions, ConfigOptions, Credentials, FileType, Id, KeyOptions, OpenStatus, ReadSubsetOption, RepositoryBackends,
     RepositoryOptions,
 };
 use serde::de::DeserializeOwned;
@@ -212,14 +212,19 @@ impl Repository {
         serde_json::from_slice(&text).map_err(|error| Error::corrupt(format!("{name} cannot be parsed: {error}")))
     }
 
-    /// Check the structure, and with `read_data` every pack that a snapshot needs. Returns (is an error, text).
-    pub fn check(&self, read_data: bool) -> Result<Vec<(bool, String)>> {
+    /// Check the structure, and of the packs that a snapshot needs this part, in per cent, chosen by chance. Returns (is
+    /// an error, text).
+    pub fn check(&self, read_percent: f64) -> Result<Vec<(bool, String)>> {
+        let mut options = CheckOptions::default().read_data(read_percent > 0.0);
+        if read_percent < 100.0 {
+            options = options.read_data_subset(ReadSubsetOption::Percentage(read_percent));
+        }
         let snapshots = self.snapshots()?;
         let index = Index::load(self)?;
         let mut findings: Vec<_> =
             snapshots.bad.into_iter().chain(index.damaged).map(|error| (true, error.message)).collect();
         let trees = snapshots.good.into_iter().map(|(_, file)| file.tree).collect();
-        match self.inner.check_with_trees(CheckOptions::default().read_data(read_data), trees) {
+        match self.inner.check_with_trees(options, trees) {
             Ok(results) => findings.extend(
                 results
                     .0
