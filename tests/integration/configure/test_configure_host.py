@@ -90,6 +90,8 @@ def new_host(folder: Path) -> Iterator[HostSpec]:
         guest_tools=folder,
         python=python,
         variables={"STAND_IN_BREAKS": str(folder)},
+        recall_quota="25%",
+        keep_recall_stores=True,
     )
     try:
         yield made
@@ -118,6 +120,8 @@ def test_services_run_and_a_second_run_changes_nothing(host: HostSpec) -> None:
     api.wait_ready(host, 20)
     before = service_pids(host)
     assert set(before) == set(SERVICES)
+    words = Path(f"/proc/{before['driver']}/cmdline").read_text().rstrip("\0").split("\0")
+    assert words[-5:] == ["--root", str(host.host.root), "--recall-quota", "25%", "--keep-recall-stores"]
     assert api._play(host, "site.yml") == 0
     assert service_pids(host) == before
     assert (host.host.root / "run").stat().st_mode & 0o777 == 0o711
