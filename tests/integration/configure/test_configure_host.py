@@ -232,7 +232,8 @@ def test_units_for_systemd_are_sound(spec: HostSpec, tmp_path: Path) -> None:
   tasks:
     - ansible.builtin.include_vars: {{file: "{api.ROLES}/roles/{{{{ item }}}}/vars/main.yml"}}
       loop: [pseudo_disk, iscsi_target, boot_server, host_api, manager]
-    - ansible.builtin.include_vars: {{file: "{api.ROLES}/roles/common/defaults/main.yml"}}
+    - ansible.builtin.include_vars: {{file: "{api.ROLES}/roles/{{{{ item }}}}/defaults/main.yml"}}
+      loop: [common, pseudo_disk]
     - ansible.builtin.template:
         src: "{api.ROLES}/roles/service/templates/unit.service.j2"
         dest: "{units}/{{{{ service.name }}}}.service"
@@ -261,6 +262,7 @@ def test_units_for_systemd_are_sound(spec: HostSpec, tmp_path: Path) -> None:
     assert not complaints
     text = {file.stem: file.read_text() for file in files}
     assert "KillMode=process" in text["driver"]
+    assert "--recall-quota 50%%\n" in text["driver"]
     assert "ProtectSystem" not in text["driver"]
     assert "NetworkNamespacePath=/run/netns/lm-local-host" in text["target"]
     assert "ProtectSystem=strict" in text["target"]
