@@ -6,6 +6,7 @@ mod disk;
 mod error;
 mod fuse;
 mod journal;
+mod ledger;
 mod map;
 mod map_file;
 mod mapping;

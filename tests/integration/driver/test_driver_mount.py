@@ -194,7 +194,7 @@ def test_destroy_leaves_nothing(host: Host, tmp_path: Path, detached: bool) -> N
     assert (second.directory / "disk" / "disk").read_bytes() == (tmp_path / "image").read_bytes()
     host.client.destroy("n")
     assert not second.directory.exists()
-    assert [path.name for path in host.paths.recall.iterdir()] == [".lock"]
+    assert sorted(path.name for path in host.paths.recall.iterdir()) == [".ledger", ".lock"]
     assert host.mounts() == []
     assert host.processes() == []
     assert list((host.root / "driver").glob("*.json")) == []
