@@ -8,7 +8,7 @@ from pydantic import Field
 
 from livemount.boot.api import BOOT_URL
 from livemount.core.errors import CorruptError, NotFoundError
-from livemount.core.machine import NAME_PATTERN, Frozen, MachineDescription
+from livemount.core.machine import HOLD_SECONDS, NAME_PATTERN, Frozen, HoldSeconds, MachineDescription
 from livemount.core.settings import EnvironmentPaths, Settings
 
 
@@ -88,3 +88,4 @@ class MountRequest(Frozen):
     prepare: bool = True
     profile: str | None = Field(default=None, pattern=NAME_PATTERN)
     """Name of the boot profile: the machine's, so that a mount learns from those of earlier copies."""
+    hold_seconds: HoldSeconds = HOLD_SECONDS

@@ -137,6 +137,7 @@ class PseudoDisk(_Resource):
         firmware: Firmware,
         prepare: bool,
         profile: str | None,
+        hold_seconds: float,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         """See `livemount.host.api.PseudoDiskRequest`."""
@@ -151,6 +152,7 @@ class PseudoDisk(_Resource):
             "firmware": firmware.value,
             "prepare": prepare,
             "profile": profile,
+            "holdSeconds": hold_seconds,
         }
         super().__init__(resource_name, inputs, opts)
 

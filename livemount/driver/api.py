@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pydantic import Field
 
-from livemount.core.machine import NAME_PATTERN, Frozen
+from livemount.core.machine import HOLD_SECONDS, NAME_PATTERN, Frozen, HoldSeconds
 
 
 class PseudoDiskSpec(Frozen):
@@ -25,12 +25,7 @@ class PseudoDiskSpec(Frozen):
     """Folder in which the recall stores lie, one sub-folder a source identity, shared by mounts of one copy."""
     profile: str | None = Field(default=None, pattern=NAME_PATTERN)
     """Name of the boot profile, for all copies of one machine: what earlier mounts read first is recalled ahead."""
-    hold_seconds: float = Field(default=20, ge=0, le=3600)
-    """How long I/O waits for a source that does not answer, from the time it stopped answering, before it fails.
-
-    Shorter than the 30 s after which Linux's SCSI layer gives up on a command: the guest sees one clean medium error
-    instead of aborts and resets.
-    """
+    hold_seconds: HoldSeconds = HOLD_SECONDS
 
 
 class Latency(Frozen):

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
+
+from livemount.core.files import replace_file
 
 COUNTERS_SIZE = 4096
 
@@ -130,18 +131,3 @@ class DiskFiles:
         with self.counters.open("r+b") as file:
             file.seek(8 * Counter.WORKER_RESTARTS)
             file.write(struct.pack("<Q", count))
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Replace a file durably and at once."""
-    fresh = path.with_name(path.name + ".new")
-    with fresh.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

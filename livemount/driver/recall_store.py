@@ -19,7 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from livemount.core.errors import CorruptError
-from livemount.driver.layout import Facts, replace_file
+from livemount.core.files import replace_file
+from livemount.driver.layout import Facts
 
 HEADER = 4096
 """Bytes before the first state in `live`; `native/pseudo-disk/src/recall.rs` has the same."""

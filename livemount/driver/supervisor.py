@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from livemount.core.errors import ConflictError, LivemountError, NotFoundError, UsageError
+from livemount.core.files import replace_file
 from livemount.core.machine import Frozen, is_name
 from livemount.core.settings import HostPaths
 from livemount.driver import protocol
 from livemount.driver.api import PseudoDiskSpec, PseudoDiskState
 from livemount.driver.attached import AttachedDisk
-from livemount.driver.layout import replace_file
 
 log = logging.getLogger(__name__)
 

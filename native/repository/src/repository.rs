@@ -23,7 +23,7 @@ pub struct Repository {
     pub key: Key,
     /// Level of compression; none in repositories of format 1.
     pub level: Option<i32>,
-    inner: rustic_core::Repository<OpenStatus>,
+    pub(crate) inner: rustic_core::Repository<OpenStatus>,
 }
 
 /// What a list of snapshots gives.
@@ -41,7 +41,7 @@ fn unopened(store: &Store) -> Result<rustic_core::Repository<()>> {
     rustic_core::Repository::new(&options, &backends).map_err(|error| Error::rustic(&describe(store), &error))
 }
 
-fn describe(store: &Store) -> String {
+pub fn describe(store: &Store) -> String {
     format!("the repository {}", store.root().display())
 }
 
