@@ -85,6 +85,11 @@ class RecallStore:
 
     def _make(self, header: bytes, holes: Iterable[tuple[int, int]]) -> None:
         states = self._durable_states()
+        data = self.folder / "data"
+        if not data.exists() or data.stat().st_size != self._facts.size:
+            # What is noted as durable would be zeros in a new file.
+            (self.folder / "durable").unlink(missing_ok=True)
+            states = None
         if states is None:
             states = bytearray(-(-self._facts.size // self._facts.chunk_size))
             for offset, length in holes:
@@ -93,7 +98,7 @@ class RecallStore:
                 after = len(states) if end == self._facts.size else end // self._facts.chunk_size
                 if first < after:
                     states[first:after] = bytes([_ZERO]) * (after - first)
-        with (self.folder / "data").open("ab") as file:
+        with data.open("ab") as file:
             file.truncate(self._facts.size)
         fresh = self.folder / "live.new"
         with fresh.open("wb") as file:
@@ -121,8 +126,21 @@ class RecallStore:
             content = (self.folder / "live").read_bytes()
             header, states = content[: _FIELDS.size], content[HEADER:]
             with (self.folder / "data").open("rb") as file:
-                os.fdatasync(file.fileno())
+                try:
+                    os.fdatasync(file.fileno())
+                except OSError:
+                    self._forget()
+                    raise
             replace_file(self.folder / "durable", header + struct.pack("<I", zlib.crc32(states)) + states)
+
+    def _forget(self) -> None:
+        """Recall again what is not durable: the kernel may have dropped what it could not write, and says so once."""
+        durable = self._durable_states() or b""
+        with (self.folder / "live").open("r+b") as file:
+            states = file.read()[HEADER:]
+            for chunk, state in enumerate(states):
+                if state == _PRESENT and durable[chunk : chunk + 1] != bytes([_PRESENT]):
+                    os.pwrite(file.fileno(), b"\0", HEADER + chunk)
 
     def stored_bytes(self) -> int:
         """Bytes of the source that the store holds; known zeros do not count."""

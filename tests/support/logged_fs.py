@@ -29,7 +29,6 @@ MAX_WRITE = 1 << 20
 ROOT = 1
 CONTROL = 2
 CONTROL_NAME = ".control"
-VALID = 1 << 30
 
 # From the kernel's include/uapi/linux/fuse.h.
 IN_HEADER = struct.Struct("<IIQQIIIHH")
@@ -63,6 +62,9 @@ def load(path: Path) -> SparseFile:
 
 class LoggedFs:
     """The tree, by inode, and what the kernel asks of it."""
+
+    valid = 1 << 30
+    """Seconds that the kernel may believe names and attributes."""
 
     def __init__(self, log: BinaryIO, folder: Path | None) -> None:
         self.nodes: dict[int, Node] = {ROOT: {}, CONTROL: SparseFile()}
@@ -98,7 +100,8 @@ class LoggedFs:
             raise IsADirectoryError(errno.EISDIR, "")
         return node
 
-    def _child(self, parent: int, name: str) -> int:
+    def child(self, parent: int, name: str) -> int:
+        """The inode of a name."""
         if (parent, name) == (ROOT, CONTROL_NAME):
             return CONTROL
         try:
@@ -112,15 +115,15 @@ class LoggedFs:
         return ATTRIBUTES.pack(inode, size, -(-size // 512), 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
 
     def _entry(self, inode: int) -> bytes:
-        return struct.pack("<4QII", inode, 0, VALID, VALID, 0, 0) + self._attributes(inode)
+        return struct.pack("<4QII", inode, 0, self.valid, self.valid, 0, 0) + self._attributes(inode)
 
     def lookup(self, node: int, body: bytes) -> bytes:
         """LOOKUP."""
-        return self._entry(self._child(node, os.fsdecode(body[:-1])))
+        return self._entry(self.child(node, os.fsdecode(body[:-1])))
 
     def getattr(self, node: int, _body: bytes) -> bytes:
         """GETATTR."""
-        return struct.pack("<QQ", VALID, 0) + self._attributes(node)
+        return struct.pack("<QQ", self.valid, 0) + self._attributes(node)
 
     def setattr(self, node: int, body: bytes) -> bytes:
         """SETATTR: only a size changes anything."""
@@ -148,7 +151,7 @@ class LoggedFs:
     def unlink(self, node: int, body: bytes) -> bytes:
         """UNLINK, RMDIR."""
         name = os.fsdecode(body[:-1])
-        if isinstance(self.nodes[self._child(node, name)], dict) and self.nodes[self._child(node, name)]:
+        if isinstance(self.nodes[self.child(node, name)], dict) and self.nodes[self.child(node, name)]:
             raise OSError(errno.ENOTEMPTY, "")
         del self._folder(node)[name]
         self._note("unlink", node, name)
@@ -182,18 +185,19 @@ class LoggedFs:
         _, offset, size = struct.unpack_from("<QQI", body)
         data = body[40 : 40 + size]
         if node == CONTROL:
-            self._control(data.decode())
+            self.control(data.decode())
         else:
             self._file(node).write(offset, data)
             self._note("write", node, offset, data)
         return struct.pack("<II", size, 0)
 
-    def _control(self, text: str) -> None:
+    def control(self, text: str) -> None:
+        """What was written to `.control`."""
         match text.split():
             case ["fail", "sync", path, number, skip, count]:
                 inode = ROOT
                 for name in path.split("/"):
-                    inode = self._child(inode, name)
+                    inode = self.child(inode, name)
                 self._failures[inode] = [int(number), int(skip), int(count)]
             case _:
                 self._note("note", text)
@@ -297,8 +301,11 @@ FORGETS = (2, 36, 42)
 """FORGET, INTERRUPT, BATCH_FORGET: no answer is expected."""
 
 
-def serve(descriptor: int, file_system: LoggedFs) -> None:
-    """Answer the kernel until the unmount."""
+def serve(mount_point: Path, file_system: LoggedFs) -> None:
+    """Mount, say so, and answer the kernel until the unmount."""
+    descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    mount_fuse(descriptor, mount_point)
+    print("mounted", flush=True)
     handlers = file_system.handlers()
     while True:
         try:
@@ -320,14 +327,10 @@ def serve(descriptor: int, file_system: LoggedFs) -> None:
 
 
 def main() -> None:
-    """Mount, say so, serve."""
+    """Log while mounted."""
     mount_point, log, *folder = map(Path, sys.argv[1:])
-    descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     with log.open("wb") as file:
-        file_system = LoggedFs(file, folder[0] if folder else None)
-        mount_fuse(descriptor, mount_point)
-        print("mounted", flush=True)
-        serve(descriptor, file_system)
+        serve(mount_point, LoggedFs(file, folder[0] if folder else None))
 
 
 if __name__ == "__main__":

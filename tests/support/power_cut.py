@@ -10,15 +10,11 @@ from __future__ import annotations
 import os
 import pickle
 import random
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from livemount._native import unmount
 from tests.support.logged_fs import load
+from tests.support.mounted_fs import MountedFs
 from tests.support.sparse import SparseFile
 
 SECTOR = 512
@@ -27,25 +23,13 @@ Piece = tuple[int, bytes | None]
 Record = tuple[Any, ...]
 
 
-class LoggedFolder:
-    """A mounted `logged_fs`; `records` when it is unmounted again."""
+class LoggedFolder(MountedFs):
+    """A mounted `logged_fs`."""
 
     def __init__(self, work: Path, initial: Path | None = None) -> None:
         work.mkdir()
-        self.path = work / "mount"
-        self.path.mkdir()
         self._log = work / "log"
-        folder = [] if initial is None else [str(initial)]
-        command = [sys.executable, "-m", "tests.support.logged_fs", str(self.path), str(self._log), *folder]
-        self._server = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert self._server.stdout is not None
-        if self._server.stdout.readline() != b"mounted\n":
-            raise OSError("the logging file system did not start")
-        self._control = os.open(self.path / ".control", os.O_WRONLY)
-
-    def note(self, *words: object) -> None:
-        """Note something in the log, in order with what goes on, or order a failure."""
-        os.pwrite(self._control, " ".join(map(str, words)).encode(), 0)
+        super().__init__("tests.support.logged_fs", work / "mount", self._log, *([] if initial is None else [initial]))
 
     def end(self) -> list[Record]:
         """Unmount; what happened."""
@@ -57,25 +41,6 @@ class LoggedFolder:
                     records.append(pickle.load(file))  # noqa: S301  (our own)
                 except EOFError:
                     return records
-
-    def close(self) -> None:
-        """Unmount."""
-        if self._server.poll() is None:
-            os.close(self._control)
-            unmount(self.path, force=True)
-            self._server.wait(20)
-        if self._server.stdout is not None:
-            self._server.stdout.close()
-
-
-@contextmanager
-def logged_folder(work: Path, initial: Path | None = None) -> Iterator[LoggedFolder]:
-    """A logging file system, gone in the end."""
-    folder = LoggedFolder(work, initial)
-    try:
-        yield folder
-    finally:
-        folder.close()
 
 
 class DiskFile:

@@ -23,7 +23,7 @@ import pytest
 from livemount._native import PseudoDisk
 from livemount.driver.layout import DiskFiles, Facts
 from livemount.driver.recall_store import HEADER, RecallStore
-from tests.support.power_cut import MODES, DiskState, LoggedFolder, Record, logged_folder
+from tests.support.power_cut import MODES, DiskState, LoggedFolder, Record
 
 pytestmark = pytest.mark.integration
 
@@ -165,10 +165,10 @@ class Load:
                 self._shape.recall_store(self._folder.path).checkpoint()
 
     def _flush(self, disk: PseudoDisk, number: int) -> None:
-        self._folder.note("flush", number)
+        self._folder.order("flush", number)
         with contextlib.suppress(OSError):
             disk.flush()
-            self._folder.note("flushed", number)
+            self._folder.order("flushed", number)
 
     def _operation(self, disk: PseudoDisk) -> None:
         chance, self._number = self._chance, self._number + 1
@@ -186,18 +186,18 @@ class Load:
         if kind == "zero":
             self.zero(disk, first * SECTOR, count * SECTOR)
         else:
-            self._folder.note("write", self._number, first, count)
+            self._folder.order("write", self._number, first, count)
             with contextlib.suppress(OSError):
                 data = b"".join(pattern(self._number, sector) for sector in range(first, first + count))
                 disk.write(first * SECTOR, data)
-                self._folder.note("done", self._number)
+                self._folder.order("done", self._number)
 
     def zero(self, disk: PseudoDisk, offset: int, length: int) -> None:
         """Zero a range."""
-        self._folder.note("zero", self._number, offset // SECTOR, length // SECTOR)
+        self._folder.order("zero", self._number, offset // SECTOR, length // SECTOR)
         with contextlib.suppress(OSError):
             disk.zero(offset, length)
-            self._folder.note("done", self._number)
+            self._folder.order("done", self._number)
 
 
 def machine_restarted(folder: Path) -> None:
@@ -303,11 +303,11 @@ def logged_load(
     fail: str = "",
 ) -> list[Record]:
     """The log of a load. `fail` is what `LoggedFolder.note` takes."""
-    with logged_folder(work, initial) as folder:
+    with LoggedFolder(work, initial) as folder:
         disk = shape.open(folder.path)
         try:
             if fail:
-                folder.note(fail)
+                folder.order(fail)
             Load(shape, folder, seed, first).run(disk, *rounds)
         finally:
             with contextlib.suppress(OSError):
@@ -363,7 +363,7 @@ def test_power_cut_after_a_failed_sync(tmp_path: Path, fast: Path, fail: str, fl
 def test_power_cut_of_a_disk_whose_changes_exceed_the_journal(tmp_path: Path, fast: Path) -> None:
     """Zeroing all of a disk of 17 GiB changes more sectors of its map than the journal takes."""
     shape = Shape(2200 * MAP_SECTOR, 100 * MAP_SECTOR)
-    with logged_folder(tmp_path / "log") as folder:
+    with LoggedFolder(tmp_path / "log") as folder:
         disk = shape.open(folder.path)
         load = Load(shape, folder, 1, 0)
         load.zero(disk, 0, shape.size)
