@@ -229,11 +229,11 @@ class AttachedDisk:
             )
 
     def flush(self) -> None:
-        """Have the worker make everything durable; a worker that is just being replaced is waited for."""
+        """Make everything durable; a worker that is just being replaced is waited for."""
         deadline = time.monotonic() + END_TIMEOUT
         while True:
             try:
-                protocol.call(self.files.control, {"call": "flush"}, timeout=END_TIMEOUT)
+                mounting.sync(self.files.disk, deadline - time.monotonic())
             except UnavailableError:
                 if time.monotonic() > deadline or self._ended.is_set():
                     raise
@@ -243,8 +243,7 @@ class AttachedDisk:
 
     def detach(self) -> None:
         """Flush and unmount. Raises `ConflictError` when somebody still uses the disk."""
-        if self._worker is not None:
-            self.flush()
+        self.flush()
         with self.lock:
             self._unmount()
             self._ended.set()
