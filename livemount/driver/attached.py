@@ -164,8 +164,8 @@ class AttachedDisk:
                 pass_fds=[self._descriptor],
                 # A session of its own: signals meant for the supervisor are not for it.
                 start_new_session=True,
-                # Chunks come and go in all threads; an arena for each would keep their memory.
-                env={**os.environ, "MALLOC_ARENA_MAX": "2"},
+                # Chunks come and go in all threads: arenas, or a heap that holds them, would keep their memory.
+                env={**os.environ, "MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "262144"},
             )
         worker = Worker(child.pid, os.pidfd_open(child.pid), child)
         try:

@@ -2,7 +2,7 @@
 //!
 //! The index is used once, when the disk is opened; what is kept is 12 bytes a chunk and 52 bytes a distinct chunk.
 //! Every chunk is checked by its MAC and by the SHA-256 that is its id before a byte of it is handed out. Threads that
-//! want the same chunk at once share one read of it.
+//! want parts of the same chunk at once share one read of it.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -21,7 +21,7 @@ use crate::index::{BlobKind, Entry, Index};
 use crate::repository::Repository;
 use crate::workers;
 
-/// Bytes of recently read chunks that are kept.
+/// Bytes of chunks that are kept because only parts of them were read.
 const CACHE: u64 = 64 << 20;
 /// More than two shards of the cache would be too small for the 8 MiB chunks that restic makes.
 const CACHE_ITEMS: usize = 64;
@@ -161,11 +161,17 @@ impl Disk {
         first..end
     }
 
-    fn chunk(&self, number: u32) -> Result<Bytes> {
-        self.cache.get_or_insert_with(&number, || {
+    /// A chunk's content. One of which only a part is wanted is kept, for the rest is likely to be wanted next; one
+    /// that is wanted whole is not: whoever asked has it, and an idle mount is small.
+    fn chunk(&self, number: u32, whole: bool) -> Result<Bytes> {
+        let read = || {
             let entry = &self.blobs[number as usize];
-            self.repository.read_blob(&self.packs[entry.pack as usize], entry).map(Bytes::from)
-        })
+            self.repository.read_blob(&self.packs[entry.pack as usize], entry)
+        };
+        if !whole {
+            return self.cache.get_or_insert_with(&number, read);
+        }
+        self.cache.get(&number).map_or_else(read, Ok)
     }
 
     /// The pieces of a range, in order: content, or nothing for zeros, and the length.
@@ -178,7 +184,10 @@ impl Disk {
                 let within = (begin - self.starts[at]) as usize..(end - self.starts[at]) as usize;
                 Ok(match self.chunks[at] {
                     HOLE => (None, within.len()),
-                    number => (Some(self.chunk(number)?.slice(within.clone())), within.len()),
+                    number => {
+                        let whole = within.len() as u64 == self.starts[at + 1] - self.starts[at];
+                        (Some(self.chunk(number, whole)?.slice(within.clone())), within.len())
+                    }
                 })
             })
             .collect()
