@@ -18,12 +18,14 @@ class PseudoDisk:
         chunk_size: int,
         recall: Callable[[int, int, bool], bytes],
         recall_threads: int,
+        hold: float = 0.0,
     ) -> PseudoDisk:
         """Open the stores, making the private one when it is not there.
 
         `recall(offset, length, background)` is called from up to `recall_threads` threads, for whole chunks. It raises
         `OSError` on failure; the errno `ETIMEDOUT` says that the source does not answer, any other that it answered
         without these bytes. In the background nobody waits for the bytes: it must not hold on.
+        Writes that find no space for the private store wait for it up to `hold` seconds.
         """
 
     def read(self, offset: int, length: int) -> bytes: ...

@@ -166,8 +166,8 @@ class AttachedDisk:
                 pass_fds=[self._descriptor],
                 # A session of its own: signals meant for the supervisor are not for it.
                 start_new_session=True,
-                # Chunks come and go in all threads; an arena for each would keep their memory.
-                env={**os.environ, "MALLOC_ARENA_MAX": "2"},
+                # Chunks come and go in all threads: arenas, or a heap that holds them, would keep their memory.
+                env={**os.environ, "MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "262144"},
             )
         worker = Worker(child.pid, os.pidfd_open(child.pid), child)
         try:
@@ -231,11 +231,11 @@ class AttachedDisk:
             )
 
     def flush(self) -> None:
-        """Have the worker make everything durable; a worker that is just being replaced is waited for."""
+        """Make everything durable; a worker that is just being replaced is waited for."""
         deadline = time.monotonic() + END_TIMEOUT
         while True:
             try:
-                protocol.call(self.files.control, {"call": "flush"}, timeout=END_TIMEOUT)
+                mounting.sync(self.files.disk, deadline - time.monotonic())
             except UnavailableError:
                 if time.monotonic() > deadline or self._ended.is_set():
                     raise
@@ -245,8 +245,7 @@ class AttachedDisk:
 
     def detach(self) -> None:
         """Flush and unmount. Raises `ConflictError` when somebody still uses the disk."""
-        if self._worker is not None:
-            self.flush()
+        self.flush()
         with self.lock:
             self._unmount()
             self._ended.set()
