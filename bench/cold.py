@@ -135,12 +135,18 @@ READINGS = (
 )
 
 
+def _close(descriptor: int) -> None:
+    # A file of a file system that is gone closes with an error.
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
+
+
 def read_file(open_file: PeerFile, reading: Reading, rig: Rig, copies: Copies, seconds: float) -> float:
     """MiB a second of reading a contestant's file."""
     with contextlib.ExitStack() as after, open_file(rig, copies) as path:
         descriptor = os.open(path, os.O_RDONLY)
         # Closed when the file system is gone: closing waits for reads that were given up.
-        after.callback(os.close, descriptor)
+        after.callback(_close, descriptor)
         if reading.at_random:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
         return reading.rate(lambda offset: os.pread(descriptor, reading.block, offset), seconds)
