@@ -21,6 +21,7 @@ from livemount.core.secrets import write_secret
 from livemount.media import Source, open_source
 from livemount.media.registry import SourceUri
 from livemount.media.repository import Repository
+from livemount.media.sources.borg import BorgImage
 
 MIB = 1 << 20
 PASSWORD = "correct horse"
@@ -83,6 +84,8 @@ class Subject:
 
     can: frozenset[str] = frozenset()
     """Of `holes`, `away`, `hang`, `truncated`, `corrupt`, `denied`."""
+    most_errors = 100
+    """How many failed reads do not take long."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -256,6 +259,87 @@ class ForeignResticSubject(ResticSubject):
             shutil.rmtree(self.repository)
         shutil.copytree(done.folder, self.repository)
         return str(SourceUri("restic", self.repository, {"snapshot": done.name, "file": "/disk.raw"}))
+
+
+class BorgSubject(Subject):
+    """An image in an archive of borg's. It is mounted anew, twice, for each read of a damaged chunk."""
+
+    most_errors = 1
+
+    can = frozenset({"away", "truncated", "corrupt", "denied"})
+
+    def serve(self, disk: Path) -> None:
+        self.password = self.folder / "password"
+        write_secret(self.password, PASSWORD)
+        if self.repository.exists():
+            shutil.rmtree(self.repository)
+        shutil.copytree(_borg_repository(disk.read_bytes(), PASSWORD).folder, self.repository)
+
+    @property
+    def repository(self) -> Path:
+        """The repository's folder."""
+        return self.folder / "repository"
+
+    @property
+    def uri(self) -> str:
+        return f"borg://{self.repository}?archive=last%20night&path=disks/disk.raw"
+
+    def missing(self) -> str:
+        return self.uri.replace("disk.raw", "missing.raw")
+
+    def stop(self) -> None:
+        self.repository.rename(self.folder / "away")
+        for source in self._opened:
+            os.kill(borg_process(source), signal.SIGKILL)
+
+    def start(self) -> None:
+        (self.folder / "away").rename(self.repository)
+
+    def _segments(self) -> list[Path]:
+        return sorted((self.repository / "data").rglob("*"), key=lambda file: file.is_file() and file.stat().st_size)
+
+    def truncate(self) -> None:
+        cut(self._segments()[-1])
+
+    def damage(self) -> None:
+        flip(self._segments()[-1], 1 * MIB)
+
+    def spoil_credentials(self) -> None:
+        assert self.password is not None
+        write_secret(self.password, "wrong")
+
+
+@cache
+def _borg_repository(content: bytes, password: str) -> MadeOnce:
+    keeper = TemporaryDirectory(prefix="borg-")
+    folder = Path(keeper.name)
+    (folder / "disks").mkdir()
+    (folder / "disks/disk.raw").write_bytes(content)
+    repository = folder / "repository"
+    for words in (["init", "--encryption=repokey", repository], ["create", f"{repository}::last night", "disks"]):
+        borg(folder, password, *words)
+    return MadeOnce(repository, "last night", keeper)
+
+
+def borg_process(source: Source) -> int:
+    """The borg of a source: the shell that waits for it has no other child."""
+    assert isinstance(source, BorgImage)
+    assert source._child is not None
+    shell = source._child.pid
+    (found,) = Path(f"/proc/{shell}/task/{shell}/children").read_text().split()
+    return int(found)
+
+
+def borg(folder: Path, password: str, *words: str | Path) -> str:
+    """Run borg in a folder, its own files there, too."""
+    environment = os.environ | {
+        "BORG_BASE_DIR": str(folder / "base"),
+        "BORG_PASSPHRASE": password,
+        "BORG_RELOCATED_REPO_ACCESS_IS_OK": "yes",
+    }
+    done = subprocess.run(["borg", *words], env=environment, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 class NbdSubject(Subject):
