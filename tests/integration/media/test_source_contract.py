@@ -32,10 +32,12 @@ from tests.support.foreign import (
     NbdPskSubject,
     NbdSubject,
     NbdUnixSubject,
-    Qcow2ChainSubject,
-    Qcow2Subject,
     ResticSubject,
     Subject,
+)
+from tests.support.foreign_images import (
+    Qcow2ChainSubject,
+    Qcow2Subject,
     VhdSubject,
     VhdxSubject,
     VmdkSplitSubject,
