@@ -26,7 +26,8 @@ from livemount.core.errors import (
 from livemount.core.secrets import write_secret
 from livemount.media import Source, image_chain, open_source
 from livemount.media.sources.image import Image
-from tests.support.foreign import MIB, Qcow2ChainSubject, qemu_img, write_disk, write_into
+from tests.support.foreign import MIB, write_disk
+from tests.support.foreign_images import Qcow2ChainSubject, qemu_img, write_into
 
 pytestmark = pytest.mark.integration
 
@@ -170,6 +171,29 @@ def test_the_format_is_not_guessed(tmp_path: Path, disk: Path) -> None:
     for format in ("raw", "qed", "../x"):
         with pytest.raises(UsageError):
             open_source(f"image://{tmp_path}/a.img?format={format}", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "options"),
+    [
+        ("disk.vmdk", "vmdk", "subformat=monolithicSparse"),
+        ("disk.vmdk", "vmdk", "subformat=monolithicFlat"),
+        ("disk.vmdk", "vmdk", "subformat=twoGbMaxExtentFlat"),
+        ("disk.vhd", "vpc", "subformat=fixed,force_size=on"),
+        ("disk.vhdx", "vhdx", "subformat=fixed"),
+        ("disk.qcow2", "qcow2", "compat=0.10"),
+    ],
+)
+def test_other_forms_of_the_formats(tmp_path: Path, disk: Path, name: str, format: str, options: str) -> None:
+    image = tmp_path / name
+    qemu_img("convert", "-f", "raw", "-O", format, "-o", options, disk, image)
+    source = open_source(f"image://{image}", None)
+    assert source.read(0, source.size) == disk.read_bytes()
+    source.close()
+    for flat in tmp_path.glob("disk-*"):
+        os.truncate(flat, MIB)
+        with pytest.raises(CorruptError, match="is shorter than"):
+            open_source(f"image://{image}", None)
 
 
 def test_a_snapshot_in_an_image(tmp_path: Path, disk: Path, opened: list[Source]) -> None:
