@@ -13,6 +13,7 @@ endif
 
 CARGO_FLAGS := --manifest-path native/Cargo.toml --workspace --locked
 PYTEST_FLAGS ?= --durations=10
+PYTEST_JOBS ?= 2
 STEP = @printf '==> %s\n'
 
 .DEFAULT_GOAL := help
@@ -29,8 +30,8 @@ demo: setup ## back up a real guest, boot it from the copy, prove it, leave noth
 	@python -m demo
 
 test: setup lint ## everything: lint, types, all tests (root; boots guests)
-	$(STEP) 'pytest, all'
-	@python -m pytest $(PYTEST_FLAGS)
+	$(STEP) 'pytest, all, in $(PYTEST_JOBS) processes'
+	@python -m pytest --numprocesses $(PYTEST_JOBS) --dist loadgroup $(PYTEST_FLAGS)
 
 test-fast: ## Python's unit tests only: seconds, no root
 	@python -m pytest tests/unit $(PYTEST_FLAGS)

@@ -17,7 +17,7 @@ from bench.results import table, write_results
 from bench.rig import Options
 from livemount.core.errors import LivemountError
 
-BENCHES = ("hits", "cold", "latency", "memory")
+BENCHES = ("hits", "cold", "boot", "latency", "memory", "scale")
 
 
 class Bench(Protocol):

@@ -12,8 +12,11 @@ import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 ROUNDS = 5
 """The fewest rounds a published figure may have."""
@@ -89,14 +92,14 @@ def figure(
     )
 
 
-def interleave(contestants: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def interleave(contestants: Mapping[str, Callable[[], Result]], rounds: int) -> dict[str, list[Result]]:
     """Measure each contestant once a round; the first one of a round changes, so that none always follows another."""
     names = list(contestants)
-    results: dict[str, list[float]] = {name: [] for name in names}
+    results: dict[str, list[Result]] = {name: [] for name in names}
     for number in range(rounds):
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
             value = contestants[name]()
-            log.info("round %d of %d: %s: %.4g", number + 1, rounds, name, value)
+            log.info("round %d of %d: %s: %s", number + 1, rounds, name, value)
             results[name].append(value)
     return results

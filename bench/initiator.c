@@ -1,8 +1,10 @@
 /*
- * An iSCSI initiator that only makes load: `initiator URL NAME KIND BLOCK DEPTH SECONDS FLUSH_EVERY`.
+ * An iSCSI initiator that only makes load: `initiator URL NAME KIND BLOCK DEPTH SECONDS FLUSH_EVERY [FILE]`.
  *
  * KIND is randread, randwrite, read or write; BLOCK is in bytes; a FLUSH_EVERY of N sends SYNCHRONIZE CACHE after every
  * N writes, once they are answered, and waits for it. Prints one JSON object: operations, seconds, latencies.
+ * KIND replay sends the requests of FILE once, in their order and DEPTH at a time: a line each, `r OFFSET LENGTH` or
+ * `w OFFSET LENGTH` in bytes, none longer than BLOCK. It ends with the last one, or fails after SECONDS.
  * Debian's fio has no libiscsi engine, the kernel's initiator needs modules, and QEMU in between costs more than what is
  * measured; with libiscsi itself nothing but the target and the disk behind it is left.
  */
@@ -29,6 +31,7 @@ static float *samples;
 struct slot {
     double started;
     struct scsi_iovec vector; /* libiscsi keeps the address until the answer */
+    int write;
 };
 static struct slot slots[MOST_DEPTH], *free_slots[MOST_DEPTH];
 static unsigned free_count;
@@ -46,14 +49,61 @@ static void fail(const char *what)
     exit(1);
 }
 
-static uint64_t pick(void)
+struct request {
+    uint64_t sector;
+    uint32_t length; /* bytes */
+    int write;
+};
+static struct request *recorded;
+static uint64_t recorded_count, next_recorded;
+
+static struct request pick(void)
 {
-    if (!at_random)
-        return next_block++ % blocks;
+    struct request picked = {.length = block, .write = writes};
+    if (recorded)
+        return recorded[next_recorded++];
+    if (!at_random) {
+        picked.sector = next_block++ % blocks * (block / 512);
+        return picked;
+    }
     state ^= state << 13;
     state ^= state >> 7;
     state ^= state << 17;
-    return state % blocks;
+    picked.sector = state % blocks * (block / 512);
+    return picked;
+}
+
+static int is_over(void)
+{
+    return recorded ? next_recorded == recorded_count : now() >= stop_at;
+}
+
+static void read_recording(const char *path)
+{
+    FILE *file = fopen(path, "r");
+    unsigned long long offset, length, room = 0;
+    char kind;
+    if (!file) {
+        perror(path);
+        exit(2);
+    }
+    while (fscanf(file, " %c %llu %llu", &kind, &offset, &length) == 3) {
+        if ((kind != 'r' && kind != 'w') || !length || length > block || offset % 512 || length % 512) {
+            fprintf(stderr, "%s: request %llu cannot be sent\n", path, (unsigned long long)recorded_count + 1);
+            exit(2);
+        }
+        if (recorded_count == room) {
+            room = room ? 2 * room : 1024;
+            recorded = realloc(recorded, room * sizeof *recorded);
+        }
+        recorded[recorded_count++] =
+            (struct request){.sector = offset / 512, .length = length, .write = kind == 'w'};
+    }
+    if (!recorded_count || !feof(file)) {
+        fprintf(stderr, "%s: not a recording\n", path);
+        exit(2);
+    }
+    fclose(file);
 }
 
 static void submit(void);
@@ -78,7 +128,7 @@ static void answered(struct iscsi_context *context, int status, void *data, void
             samples[done] = now() - slot->started;
         done++;
     } else {
-        fail(writes ? "WRITE" : "READ");
+        fail(slot->write ? "WRITE" : "READ");
     }
     scsi_free_scsi_task(data);
     in_flight--;
@@ -88,28 +138,29 @@ static void answered(struct iscsi_context *context, int status, void *data, void
 
 static void submit(void)
 {
-    const uint32_t sectors = block / 512;
-    while (free_count && now() < stop_at) {
+    while (free_count && !is_over()) {
         struct scsi_task *task;
         struct slot *slot;
-        uint64_t lba;
+        struct request request;
         if (flush_every && since_flush == flush_every) {
             if (!in_flight && !iscsi_synchronizecache10_task(iscsi, lun, 0, 0, 0, 0, flushed, NULL))
                 fail("SYNCHRONIZE CACHE");
             return;
         }
         slot = free_slots[--free_count];
-        lba = pick() * sectors;
+        request = pick();
         slot->started = now();
-        if (writes) {
+        slot->vector.iov_len = request.length;
+        slot->write = request.write;
+        if (request.write) {
             memcpy(slot->vector.iov_base, &state, sizeof state);
             memcpy((char *)slot->vector.iov_base + 8, &done, sizeof done);
-            task = iscsi_write16_iov_task(iscsi, lun, lba, NULL, block, 512, 0, 0, 0, 0, 0, answered, slot,
-                                         &slot->vector, 1);
+            task = iscsi_write16_iov_task(iscsi, lun, request.sector, NULL, request.length, 512, 0, 0, 0, 0, 0,
+                                          answered, slot, &slot->vector, 1);
             since_flush++;
         } else {
-            task = iscsi_read16_iov_task(iscsi, lun, lba, block, 512, 0, 0, 0, 0, 0, answered, slot,
-                                        &slot->vector, 1);
+            task = iscsi_read16_iov_task(iscsi, lun, request.sector, request.length, 512, 0, 0, 0, 0, 0, answered, slot,
+                                         &slot->vector, 1);
         }
         if (!task)
             fail("a task");
@@ -132,8 +183,8 @@ int main(int argc, char **argv)
     uint64_t count;
     unsigned each;
 
-    if (argc != 8) {
-        fprintf(stderr, "usage: initiator URL NAME KIND BLOCK DEPTH SECONDS FLUSH_EVERY\n");
+    if (argc != 8 + !strcmp(argc > 3 ? argv[3] : "", "replay")) {
+        fprintf(stderr, "usage: initiator URL NAME KIND BLOCK DEPTH SECONDS FLUSH_EVERY [FILE]\n");
         return 2;
     }
     iscsi = iscsi_create_context(argv[2]);
@@ -150,6 +201,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "block or depth is out of range\n");
         return 2;
     }
+    if (argc == 9)
+        read_recording(argv[8]);
     if (url->user[0])
         iscsi_set_initiator_username_pwd(iscsi, url->user, url->passwd);
     iscsi_set_targetname(iscsi, url->target);
@@ -186,12 +239,16 @@ int main(int argc, char **argv)
     began = now();
     stop_at = began + strtod(argv[6], NULL);
     submit();
-    while (in_flight || (now() < stop_at)) {
+    while (in_flight || !is_over()) {
         struct pollfd poller = {.fd = iscsi_get_fd(iscsi), .events = iscsi_which_events(iscsi)};
         if (poll(&poller, 1, 30000) <= 0)
             fail("no answer in 30 s");
         if (iscsi_service(iscsi, poller.revents))
             fail("the connection");
+        if (recorded && now() >= stop_at) {
+            fprintf(stderr, "the replay does not end in time\n");
+            return 1;
+        }
     }
     seconds = now() - began;
     count = done < MOST_SAMPLES ? done : MOST_SAMPLES;

@@ -28,12 +28,12 @@ PORTAL = "127.0.0.1"
 PATIENCE = 30.0
 
 
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    """Poll until a condition is true. Raises `UnavailableError` after half a minute."""
-    deadline = time.monotonic() + PATIENCE
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+    """Poll until a condition is true. Raises `UnavailableError` after `seconds`."""
+    deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise UnavailableError(f"{what}: not after {PATIENCE:.0f} s")
+            raise UnavailableError(f"{what}: not after {seconds:.0f} s")
         time.sleep(0.02)
 
 
@@ -50,13 +50,15 @@ class Options:
 class Rig:
     """Use it by `open_rig`."""
 
-    def __init__(self, folder: Path, namespace: str) -> None:
+    def __init__(self, folder: Path, namespace: str, portal: str = PORTAL) -> None:
         self.folder = folder
         self.namespace = namespace
+        self.portal = portal
         self.host = HostPaths(folder / "host")
         self.driver = DriverClient(self.host.driver_socket)
         self.processes: list[subprocess.Popen[bytes]] = []
         self._targets = 0
+        self._tids: dict[str, str] = {}
 
     def start(self, name: str, *words: str, inside: bool = False) -> subprocess.Popen[bytes]:
         """Start a program that runs until the end; its output goes to a log in the rig's folder."""
@@ -79,7 +81,7 @@ class Rig:
         """Start tgtd as a live-mount host does."""
         root = str(self.host.root)
         tgtd = self.start(
-            "tgtd", sys.executable, "-m", "livemount.target", "--root", root, "--portal", PORTAL, inside=True
+            "tgtd", sys.executable, "-m", "livemount.target", "--root", root, "--portal", self.portal, inside=True
         )
         wait_for(lambda: self._tgtadm("sys", "show", check=False).returncode == 0, "tgtd answers")
         return tgtd
@@ -122,8 +124,14 @@ class Rig:
             "logicalunit", "new", *lun, "--backing-store", str(file), "--bstype", "rdwr", "--blocksize", "512", *flags
         )
         self._tgtadm("logicalunit", "update", *lun, "--params", "thin_provisioning=1,rotation_rate=1")
-        self._tgtadm("target", "bind", "--tid", tid, "--initiator-address", PORTAL)
-        return f"iscsi://{PORTAL}:3260/{iqn}/1"
+        self._tgtadm("target", "bind", "--tid", tid, "--initiator-address", self.portal)
+        url = f"iscsi://{self.portal}:3260/{iqn}/1"
+        self._tids[url] = tid
+        return url
+
+    def withdraw(self, url: str) -> None:
+        """End the export of a file."""
+        self._tgtadm("target", "delete", "--force", "--tid", self._tids.pop(url))
 
     def _tgtadm(self, mode: str, operation: str, *more: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "TGT_IPC_SOCKET": str(self.host.target_socket)}
@@ -147,14 +155,23 @@ class Rig:
 
 
 @contextlib.contextmanager
+def open_folder(directory: Path) -> Iterator[Path]:
+    """A folder below `directory` that is taken away afterwards; everybody may pass through it, as nginx must."""
+    with TemporaryDirectory(prefix="lmb-", dir=directory, ignore_cleanup_errors=True) as name:
+        folder = Path(name).resolve()
+        folder.chmod(0o711)
+        yield folder
+
+
+@contextlib.contextmanager
 def open_rig(directory: Path) -> Iterator[Rig]:
     """An empty rig below `directory`, taken away afterwards."""
     namespace = f"lmb-{os.getpid()}"
-    with TemporaryDirectory(prefix="lmb-", dir=directory, ignore_cleanup_errors=True) as folder:
+    with open_folder(directory) as folder:
         run("ip", "netns", "add", namespace)
         try:
             run("ip", "link", "set", "lo", "up", namespace=namespace)
-            rig = Rig(Path(folder).resolve(), namespace)
+            rig = Rig(folder, namespace)
             try:
                 yield rig
             finally:

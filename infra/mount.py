@@ -34,6 +34,7 @@ class Mount(pulumi.ComponentResource):
             firmware=request.machine.firmware,
             prepare=request.prepare,
             profile=request.profile,
+            hold_seconds=request.hold_seconds,
             opts=pulumi.ResourceOptions(parent=self, depends_on=[interface.resource]),
         )
         # The machine is made last and deleted first: a guest never sees its disk vanish.

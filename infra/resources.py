@@ -137,6 +137,7 @@ class PseudoDisk(_Resource):
         firmware: Firmware,
         prepare: bool,
         profile: str | None,
+        hold_seconds: float,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         """See `livemount.host.api.PseudoDiskRequest`."""
@@ -151,6 +152,7 @@ class PseudoDisk(_Resource):
             "firmware": firmware.value,
             "prepare": prepare,
             "profile": profile,
+            "holdSeconds": hold_seconds,
         }
         super().__init__(resource_name, inputs, opts)
 
@@ -171,6 +173,8 @@ class HostConfiguration(_Resource):
         address: pulumi.Input[str],
         token_file: Path,
         guest_tools: Path,
+        recall_quota: str,
+        keep_recall_stores: bool,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         """See `livemount.configure.HostSpec`."""
@@ -181,6 +185,8 @@ class HostConfiguration(_Resource):
             "address": address,
             "tokenFile": str(token_file),
             "guestTools": str(guest_tools),
+            "recallQuota": recall_quota,
+            "keepRecallStores": keep_recall_stores,
         }
         super().__init__(resource_name, inputs, opts)
 

@@ -10,9 +10,10 @@ import typer
 
 from livemount.cli.copies import Output, open_repository
 from livemount.cli.output import OutputFormat, bytes_text, duration_text, print_json, print_table, stderr, stdout
-from livemount.cli.parse import parse_duration
+from livemount.cli.parse import parse_duration, parse_hold
+from livemount.cli.watch import watch as show_live
 from livemount.core.errors import LivemountError, UsageError
-from livemount.core.machine import is_name
+from livemount.core.machine import HOLD_SECONDS, is_name
 from livemount.core.settings import Settings
 from livemount.manager.client import Manager
 from livemount.manager.environment import Environment
@@ -44,6 +45,9 @@ def mount(
     boot_timeout: Annotated[str, typer.Option(help="How long the guest may take to come up.")] = "10m",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the guest is up.")] = True,
     prepare: Annotated[bool, typer.Option("--prepare/--no-prepare", help="Run guest preparation.")] = True,
+    hold_io: Annotated[
+        str, typer.Option(help="How long I/O waits for a source that is away before it fails: 0s to 1h.")
+    ] = f"{HOLD_SECONDS:.0f}s",
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Boot a virtual machine straight from a copy. The copy is never changed.
@@ -55,6 +59,7 @@ def mount(
     settings = Settings()
     lease = parse_duration(ttl)
     limit = parse_duration(boot_timeout)
+    hold = parse_hold(hold_io)
     environment = Environment(settings).outputs()
     found = open_repository(settings).find(copy)
     order = MountOrder(
@@ -64,6 +69,7 @@ def mount(
         expires=datetime.now(UTC) + lease,
         boot_timeout=limit.total_seconds(),
         prepare=prepare,
+        hold_seconds=hold.total_seconds(),
     )
     manager = Manager(settings.paths())
     try:
@@ -98,10 +104,18 @@ def _local(time: datetime) -> str:
 
 def mounts(
     ended: Annotated[bool, typer.Option("--all", "-a", help="Those that are over as well.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show their counters, live, until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, max=3600, help="With --watch: seconds between looks.")] = 2,
     output: Output = OutputFormat.TABLE,
 ) -> None:
-    """List the mounts: state, address, time left, how much was recalled and written."""
+    """List the mounts: state, address, time left, how much was recalled and written.
+
+    Example: livemount mounts --watch --interval 5
+    """
     settings = Settings()
+    if watch:
+        show_live(settings, interval, output, ended=ended)
+        return
     environment = Environment(settings)
     manager = Manager(settings.paths())
     try:

@@ -32,6 +32,17 @@ def print_json(**fields: Any) -> None:
     sys.stdout.write(json.dumps({"version": OUTPUT_VERSION, **fields}, indent=2, default=str) + "\n")
 
 
+def print_json_line(**fields: Any) -> None:
+    """Print one JSON object with its version as one line, at once: for results that come one after the other."""
+    print_line(json.dumps({"version": OUTPUT_VERSION, **fields}, default=str))
+
+
+def print_line(text: str) -> None:
+    """Print a line as it is, at once, whatever it goes to."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]], *, empty: str) -> None:
     """Print a table, or the text `empty` when it has no rows."""
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -64,3 +75,23 @@ def duration_text(seconds: float) -> str:
     if hours:
         return f"{hours}h {minutes:02}m"
     return f"{minutes}m {int(seconds):02}s" if minutes else f"{int(seconds)}s"
+
+
+def count_text(count: float) -> str:
+    """A number of things for people: `0.5`, `12`, `1.2k`, `3.4M`."""
+    if 0 < count < 10 and count != int(count):
+        return f"{count:.1f}"
+    for unit in ("", "k", "M"):
+        if count < 999.5:
+            return f"{count:.0f}" if not unit else f"{count:.1f}{unit}"
+        count /= 1000
+    return f"{count:.1f}G"
+
+
+def latency_text(seconds: float) -> str:
+    """A short time for people: `512 µs`, `8.2 ms`, `1.0 s`; `-` for none."""
+    if seconds <= 0:
+        return "-"
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +16,17 @@ NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 def is_name(text: str) -> bool:
     """Whether `text` can name a machine, a mount or an environment."""
     return re.fullmatch(NAME_PATTERN, text) is not None
+
+
+LONGEST_HOLD = 3600.0
+HOLD_SECONDS = 20.0
+"""How long I/O is held for a source that is away, where nothing else is said.
+
+Shorter than the 30 s after which Linux's SCSI layer gives up on a command: the guest sees one clean medium error
+instead of aborts and resets.
+"""
+HoldSeconds = Annotated[float, Field(ge=0, le=LONGEST_HOLD)]
+"""How long I/O waits for a source that does not answer, from the time it stopped answering, before it fails."""
 
 
 class Firmware(StrEnum):

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pydantic import Field
 
-from livemount.core.machine import NAME_PATTERN, Frozen
+from livemount.core.machine import HOLD_SECONDS, NAME_PATTERN, Frozen, HoldSeconds
 
 
 class PseudoDiskSpec(Frozen):
@@ -25,12 +25,7 @@ class PseudoDiskSpec(Frozen):
     """Folder in which the recall stores lie, one sub-folder a source identity, shared by mounts of one copy."""
     profile: str | None = Field(default=None, pattern=NAME_PATTERN)
     """Name of the boot profile, for all copies of one machine: what earlier mounts read first is recalled ahead."""
-    hold_seconds: float = Field(default=20, ge=0, le=3600)
-    """How long I/O waits for a source that does not answer, from the time it stopped answering, before it fails.
-
-    Shorter than the 30 s after which Linux's SCSI layer gives up on a command: the guest sees one clean medium error
-    instead of aborts and resets.
-    """
+    hold_seconds: HoldSeconds = HOLD_SECONDS
 
 
 class Latency(Frozen):
@@ -90,6 +85,18 @@ class PseudoDiskState(Frozen):
     stats: PseudoDiskStats
 
 
+class RecallStats(Frozen):
+    """The recall stores of a host, as they were when they were last looked at."""
+
+    quota_bytes: int
+    used_bytes: int
+    """What they take of the file system."""
+    evictions: int
+    """Stores that no mount used and that were deleted for want of room."""
+    not_kept_chunks: int
+    """Chunks that were recalled and handed over, but not kept for want of room."""
+
+
 class PseudoDiskDriver(Protocol):
     """Client of the driver on this host. Every call is idempotent."""
 
@@ -104,7 +111,7 @@ class PseudoDiskDriver(Protocol):
         """Flush and take the disk down; its stores stay. Nothing happens when it is not attached."""
 
     def destroy(self, id: str) -> None:
-        """Detach, delete the private store, and delete the recall store when no other disk uses it."""
+        """Detach, delete the private store; the recall store goes with its last disk, where it is not to be kept."""
 
     def state(self, id: str) -> PseudoDiskState:
         """Raises `NotFoundError` when the id is not attached."""
@@ -114,3 +121,6 @@ class PseudoDiskDriver(Protocol):
 
     def flush(self, id: str) -> None:
         """Make everything written so far durable."""
+
+    def recall_stats(self) -> RecallStats:
+        """The recall stores in the host's own folder."""

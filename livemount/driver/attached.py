@@ -71,8 +71,10 @@ class Worker:
 class AttachedDisk:
     """A disk that is up, or that is being brought up again. `lock` is held for every change of it."""
 
-    def __init__(self, spec: PseudoDiskSpec) -> None:
+    def __init__(self, spec: PseudoDiskSpec, *, keep_recall_store: bool) -> None:
+        """`keep_recall_store`: also when this is its last disk."""
         self.spec = spec
+        self._keep_recall_store = keep_recall_store
         self.files = DiskFiles(spec.directory.resolve())
         self.lock = threading.RLock()
         self._descriptor: int | None = None
@@ -299,10 +301,10 @@ class AttachedDisk:
         self.delete()
 
     def delete(self) -> None:
-        """Delete the files of a disk that is down; the recall store goes when nobody else uses it."""
+        """Delete the files of a disk that is down."""
         facts = self.files.facts()
         if facts is not None:
-            RecallStore(self.spec.recall_directory, facts).leave(self.spec.id)
+            RecallStore(self.spec.recall_directory, facts).leave(self.spec.id, keep=self._keep_recall_store)
         shutil.rmtree(self.files.private, ignore_errors=True)
         for folder in (self.files.mount_point, self.files.folder):
             # The folder may hold files of others.

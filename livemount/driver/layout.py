@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
+
+from livemount.core.files import replace_file
 
 COUNTERS_SIZE = 4096
 
@@ -119,24 +120,14 @@ class DiskFiles:
         words = self.read_words()
         return {counter: words[counter] for counter in Counter}
 
+    def prepare_counters(self) -> None:
+        """Have a counters file; one that a crash of the machine or a full file system left half made starts again."""
+        if not self.counters.exists() or self.counters.stat().st_size != COUNTERS_SIZE:
+            self.counters.write_bytes(bytes(COUNTERS_SIZE))
+
     def count_restart(self) -> None:
         """Note that a worker had to be replaced. Only the supervisor does, so nothing is lost between."""
         count = self.read_counters()[Counter.WORKER_RESTARTS] + 1
         with self.counters.open("r+b") as file:
             file.seek(8 * Counter.WORKER_RESTARTS)
             file.write(struct.pack("<Q", count))
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Replace a file durably and at once."""
-    fresh = path.with_name(path.name + ".new")
-    with fresh.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

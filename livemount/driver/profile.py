@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from livemount.driver.layout import replace_file
+from livemount.core.files import replace_file
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from livemount._native import PseudoDisk, set_io_flusher
 from livemount.core.errors import ConflictError, LivemountError, UnavailableError
-from livemount.driver.layout import COUNTERS_SIZE, Counter, DiskFiles, Facts
+from livemount.driver.layout import Counter, DiskFiles, Facts
 from livemount.driver.profile import Profile
 from livemount.driver.protocol import MESSAGE_LIMIT, Message, encode, error_message, listen
 from livemount.driver.recall_store import RecallStore, chunk_size_for
@@ -64,8 +64,7 @@ class Worker:
         self._eager = bool(task["eager"])
         self._recall_store = RecallStore(Path(task["recall_directory"]), facts)
         self._recall_store.join(task["id"], holes)
-        if not self._files.counters.exists():
-            self._files.counters.write_bytes(bytes(COUNTERS_SIZE))
+        self._files.prepare_counters()
         self._disk = PseudoDisk(
             self._files.private,
             self._recall_store.folder,

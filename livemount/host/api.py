@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from livemount.core.machine import NAME_PATTERN, Firmware, Frozen
+from livemount.core.machine import HOLD_SECONDS, NAME_PATTERN, Firmware, Frozen, HoldSeconds
 from livemount.driver.api import PseudoDiskStats
 from livemount.guest.api import GuestReport
 from livemount.target.api import Session
@@ -27,6 +27,7 @@ class PseudoDiskRequest(Frozen):
     """Run guest preparation."""
     profile: str | None = Field(default=None, pattern=NAME_PATTERN)
     """Name of the boot profile, the same for all copies of one machine (see `PseudoDiskSpec.profile`)."""
+    hold_seconds: HoldSeconds = HOLD_SECONDS
 
 
 class PseudoDisk(Frozen):

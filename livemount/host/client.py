@@ -82,9 +82,9 @@ class HostClient:
         """A mount as it is now. Raises `NotFoundError`."""
         return self._get(_path(mount), PseudoDisk)
 
-    def list_pseudo_disks(self) -> list[PseudoDisk]:
-        """All mounts on the host."""
-        response = self._send("GET", "/v1/pseudo-disks", TIMEOUT)
+    def list_pseudo_disks(self, timeout: float = TIMEOUT) -> list[PseudoDisk]:
+        """All mounts on the host, which has `timeout` seconds to answer."""
+        response = self._send("GET", "/v1/pseudo-disks", timeout)
         try:
             return TypeAdapter(list[PseudoDisk]).validate_json(response.content)
         except ValidationError as error:

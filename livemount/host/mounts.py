@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from socket import gethostname
 
 from livemount.boot.api import UP_PATH, BootScript, BootServer
 from livemount.core.errors import ConflictError, LivemountError, NotFoundError, UsageError
@@ -23,6 +24,7 @@ from livemount.guest.api import GuestReport, GuestRequest
 from livemount.host.api import EventKind, PseudoDisk, PseudoDiskRequest
 from livemount.host.events import EventLog
 from livemount.host.records import Record, Records
+from livemount.media.registry import pin_source, unpin_source
 from livemount.target.api import Session, Target, TargetSpec, initiator_iqn, target_iqn
 
 log = logging.getLogger(__name__)
@@ -72,6 +74,7 @@ class Mounts:
         with self.lock(mount):
             record = self._admit(mount, request)
             try:
+                pin_source(record.request.source, self.records.holder(mount), f"the mount {mount} on {gethostname()}")
                 if not record.prepared:
                     record = self._prepare_disk(mount, record)
                 self._export(mount, record)
@@ -216,12 +219,13 @@ class Mounts:
             self._remove(mount)
 
     def _remove(self, mount: str) -> None:
-        """Script, target, disk, stores, record: in this order; every part is tried, the first error is raised."""
+        """Script, target, disk, stores, pin, record: in this order; every part is tried, the first error is raised."""
         record = self.records.read(mount)
         errors: list[Exception] = []
         steps: list[Callable[[], None]] = [lambda: self.target.delete(mount), lambda: self.driver.destroy(mount)]
         if record is not None:
             steps.insert(0, lambda: self.boot.withdraw(record.request.address))
+            steps.append(lambda: unpin_source(record.request.source, self.records.holder(mount)))
         for step in steps:
             try:
                 step()

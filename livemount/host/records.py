@@ -6,17 +6,18 @@ whatever a killed service left behind belongs to a record and can be taken away 
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from livemount.core.files import replace_file
 from livemount.core.machine import Frozen, is_name
 from livemount.core.secrets import read_secret, secret_file
 from livemount.driver.api import PseudoDiskSpec
 from livemount.guest.api import GuestReport
 from livemount.host.api import PseudoDiskRequest
+from livemount.media.pins import mount_holder
 from livemount.target.api import Chap
 
 
@@ -53,12 +54,7 @@ class Records:
         """Replace the mount's record, durably."""
         folder = self.folder(mount)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = folder / "record.json.new"
-        with temporary.open("w") as file:
-            file.write(record.model_dump_json())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / "record.json")
+        replace_file(folder / "record.json", record.model_dump_json().encode())
 
     def delete(self, mount: str) -> None:
         """Delete the mount's folder; the record goes last."""
@@ -85,6 +81,10 @@ class Records:
         """The mount's CHAP credentials, made on first use."""
         return Chap(user=mount, secret=read_secret(secret_file(self.folder(mount) / "chap")))
 
+    def holder(self, mount: str) -> str:
+        """The name under which the mount pins its copy."""
+        return mount_holder(self._mounts, mount)
+
     def disk_spec(self, mount: str, request: PseudoDiskRequest) -> PseudoDiskSpec:
         """What the driver is asked for."""
         return PseudoDiskSpec(
@@ -94,4 +94,5 @@ class Records:
             directory=self.folder(mount) / "disk",
             recall_directory=self._recall,
             profile=request.profile,
+            hold_seconds=request.hold_seconds,
         )

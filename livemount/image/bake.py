@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import importlib
 import json
 import os
 import re
@@ -19,9 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
 
-import sh  # type: ignore[import-untyped]
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel, ValidationError
 
@@ -87,9 +84,6 @@ def render_autoexec(request: ImageRequest) -> str:
 
 
 def _run_packer(work: Path, script: str, ipxe: Path) -> Path:
-    # By name and not by `import`: type checkers take our folder packer/ for the module.
-    python_packer: Any = importlib.import_module("packer")
-
     if not TEMPLATE.is_file():
         raise NotFoundError(f"Packer's template {TEMPLATE} is not there", hint="run from a checkout of the project")
     script_file, output, manifest = work / "autoexec.ipxe", work / "machine.raw", work / "manifest.json"
@@ -112,13 +106,11 @@ def _run_packer(work: Path, script: str, ipxe: Path) -> Path:
     arguments = [word for name, value in variables.items() for word in ("-var", f"{name}={value}")]
     # python-packer's own validate() hides the reason when it fails
     run("packer", "validate", *arguments, TEMPLATE, env=env, cwd=work)
-    client = python_packer.Packer(str(TEMPLATE), vars=variables)
-    client.packer = client.packer.bake(_env=env, _cwd=str(work))
-    try:
-        client.build(parallel=False)  # its default passes a flag that Packer dropped
-    except sh.ErrorReturnCode as error:
-        words = (error.stderr + b"\n" + error.stdout).decode(errors="replace").strip()
-        raise LivemountError(f"Packer could not bake the machine image: {words[-2000:]}") from error
+    build = ("-m", f"{__package__}.packer_build", TEMPLATE)
+    done = run(sys.executable, *build, input=json.dumps(variables), env=env, cwd=work, check=False)
+    if done.returncode != 0:
+        words = (done.stderr or done.stdout).strip()[-2000:]
+        raise LivemountError(f"Packer could not bake the machine image, exit code {done.returncode}: {words}")
     files = [file["name"] for build in json.loads(manifest.read_text())["builds"] for file in build["files"]]
     if files != [str(output)] or not output.is_file():
         raise CorruptError(f"Packer's manifest names {files}, not the image {output}")

@@ -88,6 +88,8 @@ def _configuration(spec: NetworkSpec, folder: Path) -> str:
         "dhcp-authoritative",
         "leasefile-ro",
         "dhcp-option=option:router",
+        # iPXE need not wait some seconds for the offers of a proxy DHCP: there is none.
+        "dhcp-option=encap:175,176,1b",
         *(f"dhcp-host={mac_of(spec, host)},id:*,{host}" for host in network.hosts() if host != own),
     ]
     return "\n".join(lines) + "\n"

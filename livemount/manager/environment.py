@@ -7,7 +7,7 @@ from collections.abc import Callable
 from infra.api import EnvironmentOutputs
 from livemount.core.settings import Settings
 from livemount.host.api import PseudoDisk
-from livemount.host.client import HostClient
+from livemount.host.client import TIMEOUT, HostClient
 from livemount.workflow.stack import EnvironmentStack
 
 
@@ -38,7 +38,7 @@ class Environment:
         """What the environment consists of. Raises `NotFoundError` when it is not up."""
         return EnvironmentOutputs.load(self._paths)
 
-    def disks(self) -> dict[str, PseudoDisk]:
-        """What the live-mount host serves, by mount."""
+    def disks(self, timeout: float = TIMEOUT) -> dict[str, PseudoDisk]:
+        """What the live-mount host serves, by mount. It has `timeout` seconds to answer."""
         with host_client(self.outputs()) as host:
-            return {disk.mount: disk for disk in host.list_pseudo_disks()}
+            return {disk.mount: disk for disk in host.list_pseudo_disks(timeout)}

@@ -1,81 +1,153 @@
-"""Opens a source by its URI: the scheme names the module in `livemount.media.sources` that knows how.
+"""Opens a source by its URI: the modules in `livemount.media.sources` say which schemes they know.
 
-Adding a source is adding a module there, with a function `open(uri, password_file)`.
+Adding a source is adding a module there, with `SCHEMES`, a function `open(uri, password_file)` and, when retention may
+remove what it reads, `pin` and `unpin`.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlencode, urlsplit
 
 from livemount.core.errors import UnsupportedError, UsageError
 from livemount.media import sources
 from livemount.media.source import Source
 
+HOST = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|[0-9A-Fa-f:]+:[0-9A-Fa-f:.]*"
+"""A name or an address; of IPv6 without the brackets that it has in a URI."""
+
 
 @dataclass(frozen=True)
 class SourceUri:
-    """A source's URI: `SCHEME:///ABSOLUTE/PATH?OPTION=VALUE&...`."""
+    """A source's URI: `SCHEME:///ABSOLUTE/PATH?OPTION=VALUE&...`, of some also `SCHEME://HOST:PORT/...`."""
 
     scheme: str
     path: Path
     options: Mapping[str, str]
+    host: str = ""
+    port: int | None = None
 
     @classmethod
-    def parse(cls, text: str) -> SourceUri:
-        """Raises `UsageError` for anything but a URI of an absolute, normal path on this machine."""
+    def parse(cls, text: str, *, host: bool = False) -> SourceUri:
+        """Raises `UsageError` for anything but a URI of an absolute, normal path: on this machine, or on a `host`.
+
+        A user name or password in the URI is refused: URIs are shown and stored.
+        """
         try:
             parts = urlsplit(text)
             pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query), errors="strict")
             path = unquote_to_bytes(parts.path).decode()
+            name, port = parts.hostname or "", parts.port
         except ValueError as error:
             raise UsageError(f"{text!r} is no source URI: {error}") from error
-        if not parts.scheme or parts.netloc or parts.fragment:
-            raise UsageError(f"{text!r} is no source URI", hint="for example file:///images/web01.raw")
+        if "@" in parts.netloc:
+            raise UsageError(
+                f"a {parts.scheme} URI has a user or password in it", hint="secrets go by the password file"
+            )
+        if not parts.scheme or parts.fragment or bool(parts.netloc) != host:
+            example = "nbd://10.0.0.5:10809/web01" if host else "file:///images/web01.raw"
+            raise UsageError(f"{text!r} is no source URI", hint=f"for example {example}")
+        if host and (not re.fullmatch(HOST, name) or port == 0):
+            raise UsageError(f"{text!r} names no host: {parts.netloc!r}")
         if not path.startswith("/") or "\0" in text + path or ".." in PurePosixPath(path).parts:
             raise UsageError(f"the path of {text!r} is not an absolute path without `..`")
         if len(dict(pairs)) != len(pairs):
             raise UsageError(f"{text!r} names an option twice")
-        return cls(parts.scheme, Path(path), dict(pairs))
+        if any("\0" in part for pair in pairs for part in pair):
+            raise UsageError(f"an option of {text!r} has a zero byte")
+        return cls(parts.scheme, Path(path), dict(pairs), name, port)
 
-    def require(self, *names: str) -> list[str]:
-        """The values of exactly these options. Raises `UsageError` when one is missing or there are others."""
-        if set(self.options) != set(names):
+    def require(self, *names: str, optional: tuple[str, ...] = ()) -> list[str]:
+        """The values of exactly these options, then of the `optional` ones, empty where they are not given.
+
+        Raises `UsageError` when one is missing or empty, or there are others.
+        """
+        given = set(self.options)
+        if not set(names) <= given <= {*names, *optional} or not all(self.options.values()):
+            also = f", and may have {sorted(optional)}" if optional else ""
             raise UsageError(
-                f"{self} has the options {sorted(self.options)}", hint=f"it must have exactly {sorted(names)}"
+                f"{self} has the options {sorted(given)}", hint=f"it must have exactly {sorted(names)}{also}"
             )
-        return [self.options[name] for name in names]
+        return [self.options.get(name, "") for name in (*names, *optional)]
 
     def __str__(self) -> str:
         query = urlencode(self.options, safe="/")
-        return f"{self.scheme}://{quote(str(self.path))}" + (f"?{query}" if query else "")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = f":{self.port}" if self.port is not None else ""
+        return f"{self.scheme}://{host}{port}{quote(str(self.path))}" + (f"?{query}" if query else "")
 
 
 class SourceModule(Protocol):
-    """What a module in `livemount.media.sources` offers."""
+    """What a module in `livemount.media.sources` offers. It imports what is heavy when it opens a source."""
 
-    def open(self, uri: SourceUri, password_file: Path | None) -> Source:
+    SCHEMES: tuple[str, ...]
+
+    def open(self, uri: str, password_file: Path | None) -> Source:
         """Open the source that `uri` names."""
+
+
+@runtime_checkable
+class PinningModule(Protocol):
+    """What a module offers as well, whose sources are subject to retention."""
+
+    def pin(self, uri: str, holder: str, reason: str) -> None:
+        """Keep it from being removed."""
+
+    def unpin(self, uri: str, holder: str) -> None:
+        """Let it be removed again."""
+
+
+@cache
+def _modules() -> dict[str, SourceModule]:
+    modules: dict[str, SourceModule] = {}
+    for found in pkgutil.iter_modules(sources.__path__):
+        module = cast(SourceModule, importlib.import_module(f"{sources.__name__}.{found.name}"))
+        modules |= dict.fromkeys(module.SCHEMES, module)
+    return modules
 
 
 def schemes() -> list[str]:
     """The schemes that `open_source` knows."""
-    return sorted(module.name for module in pkgutil.iter_modules(sources.__path__))
+    return sorted(_modules())
 
 
 def open_source(uri: str, password_file: Path | None) -> Source:
     """Open a source. `password_file` holds the password of sources that have one.
 
-    Raises `UsageError` for a malformed URI, `UnsupportedError` for an unknown scheme, `NotFoundError`,
+    Raises `UsageError` for a malformed URI, `UnsupportedError` for an unknown scheme or content, `NotFoundError`,
     `DeniedError` for a wrong password, `CorruptError`, `UnavailableError`.
     """
-    parsed = SourceUri.parse(uri)
-    if parsed.scheme not in schemes():
-        raise UnsupportedError(f"there is no source for {parsed.scheme!r}", hint=f"known are {', '.join(schemes())}")
-    module = cast(SourceModule, importlib.import_module(f"{sources.__name__}.{parsed.scheme}"))
-    return module.open(parsed, password_file)
+    return _module(uri).open(uri, password_file)
+
+
+def pin_source(uri: str, holder: str, reason: str) -> None:
+    """Keep what `uri` names from being removed by retention, where it is subject to one, until `unpin_source`.
+
+    `holder` names who needs it, `reason` tells people. Raises `NotFoundError` when it is gone, `ConflictError`.
+    """
+    module = _module(uri)
+    if isinstance(module, PinningModule):
+        module.pin(uri, holder, reason)
+
+
+def unpin_source(uri: str, holder: str) -> None:
+    """Undo `pin_source`; nothing happens when there is no pin."""
+    module = _module(uri)
+    if isinstance(module, PinningModule):
+        module.unpin(uri, holder)
+
+
+def _module(uri: str) -> SourceModule:
+    scheme, colon, _ = uri.partition("://")
+    if not colon or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
+        raise UsageError(f"{uri!r} is no source URI", hint="for example file:///images/web01.raw")
+    if scheme not in _modules():
+        raise UnsupportedError(f"there is no source for {scheme!r}", hint=f"known are {', '.join(schemes())}")
+    return _modules()[scheme]

@@ -7,18 +7,20 @@ A copy is a snapshot with the tag `livemount`, its host name the machine's name,
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from livemount import _native
 from livemount.core.errors import ConflictError, CorruptError, LivemountError, NotFoundError, UsageError
 from livemount.core.machine import Copy, Frozen, MachineDescription, is_name
 from livemount.core.secrets import read_secret
 from livemount.media.detect import detect_firmware
+from livemount.media.pins import Lock, Pins
 from livemount.media.registry import SourceUri
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,9 @@ TAG = "livemount"
 DISK_FILE = "disk0.raw"
 MACHINE_FILE = "machine.json"
 MAX_DESCRIPTION = 1 << 20
+
+KEEP_MARKED = timedelta(hours=23)
+"""How long a pack stays after it was marked: longer than any backup by a program that knows nothing of our locks."""
 
 Progress = Callable[[int, int], object]
 """Called some ten times a second with the bytes read and the bytes to read; what it raises ends the backup."""
@@ -40,6 +45,17 @@ class Note(Frozen):
     stored: int = Field(ge=0)
 
 
+class Pruned(Frozen):
+    """What a prune did, or would do. Bytes of the repository."""
+
+    marked: int
+    """Needed by no copy: a later prune deletes it."""
+    deleted: int
+    """Marked by an earlier prune, deleted now."""
+    repacked: int
+    """Needed, written anew into other packs."""
+
+
 @dataclass(frozen=True)
 class Listing:
     """The copies of a repository, oldest first, and why others cannot be read."""
@@ -51,7 +67,8 @@ class Listing:
 class CheckReport(Frozen):
     """What `check` found."""
 
-    read_data: bool
+    read_percent: float
+    """How much of the stored data was read and verified."""
     problems: list[str]
     """What is damaged or missing."""
     leftovers: list[str]
@@ -63,11 +80,36 @@ class CheckReport(Frozen):
         return not self.problems
 
 
+class Rules(Frozen):
+    """Which copies of a machine are kept: one that any rule keeps is kept. A number of -1 keeps all of its kind."""
+
+    model_config = ConfigDict(alias_generator=lambda field: field.replace("_", "-"), populate_by_name=True)
+
+    keep_last: int | None = Field(default=None, ge=-1)
+    keep_hourly: int | None = Field(default=None, ge=-1)
+    keep_daily: int | None = Field(default=None, ge=-1)
+    keep_weekly: int | None = Field(default=None, ge=-1)
+    keep_monthly: int | None = Field(default=None, ge=-1)
+    keep_yearly: int | None = Field(default=None, ge=-1)
+    keep_within: str | None = None
+    """A span before the newest copy, such as `30d` or `1y 6mo`."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of a copy, and why it is kept."""
+
+    copy: Copy
+    kept: bool
+    reasons: list[str]
+
+
 class Repository:
     """An open repository. Every method may be called from any thread."""
 
     def __init__(self, path: Path, native: _native.Repository) -> None:
         self.path = path
+        self.pins = Pins(path)
         self._native = native
 
     @classmethod
@@ -77,7 +119,9 @@ class Repository:
         Raises `ConflictError` when the folder is not empty, `DeniedError` for a bad password file.
         """
         path = path.absolute()
-        return cls(path, _native.Repository.init(path, _password(password_file)))
+        made = cls(path, _native.Repository.init(path, _password(password_file)))
+        made.pins.begin()
+        return made
 
     @classmethod
     def open(cls, path: Path, password_file: Path) -> Repository:
@@ -104,7 +148,8 @@ class Repository:
         if description is None:
             description = MachineDescription(firmware=detect_firmware(image))
         text = description.model_dump_json().encode()
-        done = self._native.backup(image, name, text, progress or (lambda _read, _total: None))
+        with self.pins.locked(Lock.PACKS, alone=False):
+            done = self._native.backup(image, name, text, progress or (lambda _read, _total: None))
         log.info("backed up %s as %s@%s: %d bytes added", image, name, done.id[:8], done.added)
         return self._copy(done.id, name, done.time, Note(machine=description, size=done.size, stored=done.stored))
 
@@ -151,14 +196,52 @@ class Repository:
             raise ConflictError(f"{reference} names {len(fitting)} copies", hint=f"give more digits: {listed}")
         raise NotFoundError(f"{self.path} has no copy {reference}", hint=f"copies of {name}: {listed}")
 
-    def check(self, read_data: bool = False) -> CheckReport:
-        """Check the structure, and with `read_data` also every byte that copies need."""
-        found = self._native.check(read_data)
+    def check(self, read_percent: float = 0) -> CheckReport:
+        """Check the structure, and of what copies need this part, in per cent, byte by byte; chosen by chance."""
+        found = self._native.check(read_percent)
         return CheckReport(
-            read_data=read_data,
+            read_percent=read_percent,
             problems=[text for problem, text in found if problem],
             leftovers=[text for problem, text in found if not problem],
         )
+
+    def forget(self, rules: Rules, name: str | None = None, *, plan_only: bool = False) -> list[Decision]:
+        """Forget the copies (of one machine) that no rule keeps and nobody has pinned; oldest first.
+
+        What they alone needed stays until `prune`. Raises `UsageError` for rules that keep no copy of a machine,
+        `DeniedError` for an append-only repository, `ConflictError` while copies are being pinned, `CorruptError` for a
+        damaged pin.
+        """
+        with self.pins.locked(Lock.PINS, alone=True):
+            pins = self.pins.all()
+            machines: defaultdict[str, dict[str, Copy]] = defaultdict(dict)
+            for copy in self.copies(name):
+                machines[copy.name][copy.id] = copy
+            text = rules.model_dump_json(by_alias=True, exclude_none=True)
+            decisions: list[Decision] = []
+            for machine, copies in machines.items():
+                before = len(decisions)
+                for id, kept, reasons in self._native.retention(list(copies), text):
+                    pinned = [pin.reason for pin in pins.get(id, [])]
+                    decisions.append(Decision(copies[id], kept or bool(pinned), [*reasons, *pinned]))
+                if not any(each.kept for each in decisions[before:]):
+                    raise UsageError(f"these rules keep no copy of {machine}", hint="nothing was forgotten")
+            decisions.sort(key=lambda each: each.copy.time)
+            if not plan_only:
+                self._native.forget([each.copy.id for each in decisions if not each.kept])
+        return decisions
+
+    def prune(self, *, plan_only: bool = False, max_unused: int = 5, keep_marked: timedelta = KEEP_MARKED) -> Pruned:
+        """Give back the room that no copy needs; running mounts go on, backups wait.
+
+        Packs are marked first, and deleted by a prune that finds them marked for `keep_marked`. `max_unused` is the
+        part of the repository, in per cent, that may stay unused within packs that are needed.
+
+        Raises `ConflictError` while a backup is made, `CorruptError` when what copies need cannot be told.
+        """
+        with self.pins.locked(Lock.PACKS, alone=True):
+            done = self._native.prune(plan_only, max_unused, int(keep_marked.total_seconds()))
+        return Pruned(marked=done.marked, deleted=done.deleted, repacked=done.repacked)
 
     def digest(self, copy: Copy) -> str:
         """SHA-256 of the bytes of a copy's disk, in hex; all of it is read."""

@@ -100,8 +100,14 @@ class Resource(ABC, Generic[InputsT]):
 
     def diff(self, state: Values, news: Values) -> Difference:
         """What differs between the state and new inputs."""
-        names = {str(info.alias) for info in self.inputs.model_fields.values()}
-        changed = sorted(name for name in names if state.get(name) != news.get(name))
+        # A state of an earlier version lacks what has come since: that was made as the defaults say.
+        defaults = {
+            str(info.alias): None if info.is_required() else info.get_default(call_default_factory=True)
+            for info in self.inputs.model_fields.values()
+        }
+        changed = sorted(
+            name for name, default in defaults.items() if state.get(name, default) != news.get(name, default)
+        )
         replaces = [name for name in changed if name not in self.updatable]
         updates = [name for name in changed if name in self.updatable]
         if not changed:

@@ -183,7 +183,9 @@ class Engine:
             work_dir=str(job.work_dir), project_settings=project, secrets_provider=SECRETS_PROVIDER
         )
         program = job.program.run if job.program is not None else _no_program
-        begin = auto.create_or_select_stack if create else auto.select_stack
+        # Looked for here, because asking the CLI for a stack that is not there yet takes as long as any call of it.
+        known = (job.state / ".pulumi" / "stacks" / job.project / f"{job.stack}.json").exists()
+        begin = auto.create_stack if create and not known else auto.select_stack
         return begin(stack_name=job.stack, project_name=job.project, program=program, opts=options)
 
     def _recover(self, stack: auto.Stack) -> None:

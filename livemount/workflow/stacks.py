@@ -34,6 +34,7 @@ class PulumiStacks:
             prepare=order.prepare,
             # A machine whose name cannot be a file's just has no boot profile.
             profile=order.copy_.name if is_name(order.copy_.name) else None,
+            hold_seconds=order.hold_seconds,
         )
         return MountStack(self._paths, self._settings, order.mount).up(request)
 

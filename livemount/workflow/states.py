@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from livemount.core.machine import NAME_PATTERN, Copy, Frozen
+from livemount.core.machine import HOLD_SECONDS, NAME_PATTERN, Copy, Frozen, HoldSeconds
 
 
 class MountState(StrEnum):
@@ -57,6 +57,7 @@ class MountOrder(Frozen):
     """Seconds the guest has to reach multi-user, before the mount is taken away as failed."""
     prepare: bool = True
     """Run guest preparation; without it nobody waits for the guest to say that it is up."""
+    hold_seconds: HoldSeconds = HOLD_SECONDS
 
 
 class Transition(Frozen):

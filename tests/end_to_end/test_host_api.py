@@ -54,6 +54,17 @@ def events(host: HostClient, mount: str) -> list[EventKind]:
     return [event.kind for event in host.events(mount).events]
 
 
+def test_a_mounted_copy_is_pinned(clean_site: Site, host: HostClient) -> None:
+    """So that it is not forgotten; see tests/unit/media/test_media_retention.py for what a pin does."""
+    repository = Repository.open(clean_site.settings.repository_path, clean_site.settings.repository_password)
+    host.put_pseudo_disk("one", a_request(clean_site))
+    [[pin]] = repository.pins.all().values()
+    assert pin.snapshot == repository.find("web01").id
+    assert pin.reason.startswith("the mount one on ")
+    host.delete_pseudo_disk("one")
+    assert repository.pins.all() == {}
+
+
 def test_put_twice_is_one_mount(clean_site: Site, host: HostClient) -> None:
     request = a_request(clean_site)
     disk = host.put_pseudo_disk("one", request)

@@ -1,1 +1,1 @@
-"""The kinds of sources, one module a URI scheme, named after it; opened by `livemount.media.registry`."""
+"""The kinds of sources, one module each, opened by `livemount.media.registry`."""

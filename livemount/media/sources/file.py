@@ -23,6 +23,7 @@ from livemount.core.errors import (
 from livemount.media.registry import SourceUri
 from livemount.media.source import Extent, Source
 
+SCHEMES = ("file",)
 CHUNK = 64 << 10
 
 
@@ -131,9 +132,10 @@ def read_error(path: Path, error: OSError) -> LivemountError:
     return UnavailableError(message)
 
 
-def open(uri: SourceUri, password_file: Path | None) -> Source:
+def open(uri: str, password_file: Path | None) -> Source:
     """Open a raw image; it has no password."""
-    uri.require()
+    parsed = SourceUri.parse(uri)
+    parsed.require()
     if password_file is not None:
         raise UsageError(f"{uri} has no password")
-    return RawImage(uri.path)
+    return RawImage(parsed.path)

@@ -5,14 +5,18 @@ Copies that livemount made, and images that restic or rustic backed up. A chunk 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from livemount._native import Disk, Repository
-from livemount.core.errors import DeniedError
+from livemount.core.errors import ConflictError, DeniedError, NotFoundError
 from livemount.core.secrets import read_secret
+from livemount.media.pins import Pins, tolerant_of_read_only
 from livemount.media.registry import SourceUri
 from livemount.media.source import Extent, Source
+
+SCHEMES = ("restic",)
 
 
 class ResticImage:
@@ -49,9 +53,40 @@ class ResticImage:
         self._disk.close()
 
 
-def open(uri: SourceUri, password_file: Path | None) -> Source:
+def open(uri: str, password_file: Path | None) -> Source:
     """Open a disk image of a snapshot."""
-    snapshot, file = uri.require("snapshot", "file")
+    parsed = SourceUri.parse(uri)
+    snapshot, file = parsed.require("snapshot", "file")
     if password_file is None:
-        raise DeniedError(f"{uri.path} has a password", hint="name the file that holds it")
-    return ResticImage(Repository.open(uri.path, read_secret(password_file)).disk(snapshot, Path(file)))
+        raise DeniedError(f"{parsed.path} has a password", hint="name the file that holds it")
+    repository = Repository.open(parsed.path, read_secret(password_file))
+    return ResticImage(repository.disk(_whole_id(repository, snapshot, parsed.path), Path(file)))
+
+
+def _whole_id(repository: Repository, start: str, path: Path) -> str:
+    """The id that begins with these digits: restic itself shows eight of 64."""
+    if not re.fullmatch(r"[0-9a-f]{8,63}", start):
+        return start
+    found = [snapshot.id for snapshot in repository.snapshots()[0] if snapshot.id.startswith(start)]
+    if not found:
+        raise NotFoundError(f"{path} has no snapshot {start}")
+    if len(found) > 1:
+        raise ConflictError(f"{start} names {len(found)} snapshots of {path}", hint="give more digits")
+    return found[0]
+
+
+def pin(uri: str, holder: str, reason: str) -> None:
+    """Keep the snapshot from being forgotten by us; a repository that we never wrote to stays as it is."""
+    parsed = SourceUri.parse(uri)
+    snapshot, _ = parsed.require("snapshot", "file")
+    pins = Pins(parsed.path)
+    if pins.kept:
+        with tolerant_of_read_only(parsed.path):
+            pins.pin(holder, snapshot, reason)
+
+
+def unpin(uri: str, holder: str) -> None:
+    """Let the snapshot be forgotten again."""
+    path = SourceUri.parse(uri).path
+    with tolerant_of_read_only(path):
+        Pins(path).unpin(holder)

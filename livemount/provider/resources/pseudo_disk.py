@@ -7,7 +7,7 @@ from pathlib import Path
 from typing_extensions import override
 
 from livemount.core.errors import NotFoundError
-from livemount.core.machine import Firmware
+from livemount.core.machine import HOLD_SECONDS, Firmware, HoldSeconds
 from livemount.host.api import PseudoDisk as HostDisk
 from livemount.host.api import PseudoDiskRequest
 from livemount.host.client import HostClient
@@ -28,6 +28,7 @@ class PseudoDiskInputs(Inputs):
     firmware: Firmware = Firmware.BIOS
     prepare: bool = True
     profile: str | None = None
+    hold_seconds: HoldSeconds = HOLD_SECONDS
 
     def client(self) -> HostClient:
         """A client of the host."""
@@ -42,6 +43,7 @@ class PseudoDiskInputs(Inputs):
             firmware=self.firmware,
             prepare=self.prepare,
             profile=self.profile,
+            hold_seconds=self.hold_seconds,
         )
 
 

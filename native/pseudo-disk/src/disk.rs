@@ -166,7 +166,7 @@ impl Disk {
         while block < after {
             let next = after.min((block * BLOCK / REGION + 1) * REGION / BLOCK);
             let _guards = self.lock(block * BLOCK, next * BLOCK, true);
-            self.private.zero(block, next - block);
+            self.private.zero(block, next - block)?;
             block = next;
         }
         self.private.wrote();

@@ -1,7 +1,8 @@
 //! The journal of the private store's map: what makes a flush durable with one append and one fdatasync.
 //!
-//! A record is a sealed header sector and the map sectors it changes. A torn last record is a flush that was never
-//! acknowledged and is dropped; a damaged record with younger ones behind it is corruption, and an error.
+//! A record is a sealed header sector and the map sectors it changes, sealed as well; sectors never used are sealed
+//! and empty. A last record of which some sectors are older ones is a flush that was never acknowledged, and dropped.
+//! A sector that is not sealed, or a bad record with younger ones behind it, is damage.
 
 use std::fs::File;
 use std::io;
@@ -10,8 +11,8 @@ use std::os::unix::fs::FileExt;
 use crate::map::{SECTOR, SectorBytes, is_sealed, seal};
 
 const MAGIC: &[u8; 8] = b"LMJRNL01";
-/// Beyond this many bytes the map is written in place and the journal starts again; allocated from the start, so
-/// that a flush needs no change of the file system's own metadata.
+/// The file's size. When it is full the map is written in place and the journal starts again; it is written from end
+/// to end at the start, so that a flush needs no change of the file system's own metadata.
 pub const LIMIT: u64 = 1 << 20;
 
 pub struct Journal {
@@ -56,14 +57,15 @@ fn decode(bytes: &SectorBytes) -> Option<Header> {
 impl Journal {
     /// Fills a new journal file.
     pub fn format(file: &File) -> io::Result<()> {
-        file.write_all_at(&vec![0; LIMIT as usize], 0)?;
+        let mut free = [0; SECTOR];
+        seal(&mut free);
+        file.write_all_at(&free.repeat(LIMIT as usize / SECTOR), 0)?;
         file.sync_all()
     }
 
     /// Reads the records from number `first` on.
     pub fn open(file: File, first: u64) -> io::Result<(Self, Replay)> {
-        let length = file.metadata()?.len() / SECTOR as u64 * SECTOR as u64;
-        let mut content = vec![0; length as usize];
+        let mut content = vec![0; LIMIT as usize];
         file.read_exact_at(&mut content, 0)?;
         let (sectors, _) = content.as_chunks::<SECTOR>();
         let payload = |at: usize, header: &Header| {
@@ -81,13 +83,18 @@ impl Journal {
                 _ => break,
             }
         }
+        // Of a record that was never complete, each sector is there or is what was there before.
+        let torn = match sectors.get(at).and_then(decode) {
+            Some(header) if header.number == next => 1 + header.count as usize,
+            _ => 1,
+        };
         let younger = |sector: &SectorBytes| decode(sector).is_some_and(|header| header.number > next);
-        let replay =
-            if sectors[at..].iter().any(younger) { Replay::Damaged { record: next } } else { Replay::Good(replayed) };
+        let is_damaged = !sectors[at..].iter().take(torn).all(is_sealed) || sectors[at..].iter().any(younger);
+        let replay = if is_damaged { Replay::Damaged { record: next } } else { Replay::Good(replayed) };
         Ok((Self { file, tail: (at * SECTOR) as u64, next }, replay))
     }
 
-    /// Makes changed sectors durable. After an error nothing counts as written.
+    /// Makes changed sectors durable, as many as there is room for. After an error nothing counts as written.
     pub fn append(&mut self, sectors: &[SectorBytes]) -> io::Result<()> {
         let body = sectors.as_flattened();
         let count = sectors.len() as u32;
@@ -102,8 +109,9 @@ impl Journal {
         Ok(())
     }
 
-    pub fn is_full(&self) -> bool {
-        self.tail >= LIMIT
+    /// How many sectors the next record can take.
+    pub fn room(&self) -> usize {
+        ((LIMIT - self.tail) as usize / SECTOR).saturating_sub(1)
     }
 
     /// The number the next record gets.

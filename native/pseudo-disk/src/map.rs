@@ -73,6 +73,11 @@ impl BlockMap {
         self.data_blocks.load(Ordering::Relaxed) * BLOCK
     }
 
+    /// A word beside the map that lives as long as it, for the store to note something in.
+    pub fn note(&self) -> &AtomicU64 {
+        &self.words.words()[self.start - 1]
+    }
+
     fn word(&self, block: u64) -> &AtomicU64 {
         &self.words.words()[self.start + (block / BLOCKS_PER_WORD) as usize]
     }
@@ -132,8 +137,10 @@ impl BlockMap {
     }
 
     pub fn mark_dirty(&self, index: u32) {
+        // Under the lock, so that `take_dirty` never misses one that is marked and not yet listed.
+        let mut dirty = self.dirty.lock();
         if !self.is_dirty[index as usize].swap(true, Ordering::AcqRel) {
-            self.dirty.lock().push(index);
+            dirty.push(index);
         }
     }
 

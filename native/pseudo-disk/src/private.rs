@@ -4,6 +4,9 @@
 //! for the kernel may write it to disk before the data; then `map` and `journal` say what is there.
 //! Crash contract of these: a flush snapshots the map's changes, syncs the data, then journals the changes. So a block's bit
 //! never reaches the disk before its data; what was not flushed may be lost, as in any disk's cache, and nothing else.
+//! Disks tear writes between sectors of 512 bytes, not within. So every sector of `map` and `journal` is sealed and all
+//! space of them is allocated when the store is made: a sector that is neither old nor new is damage, and refused.
+//! A failed sync of the data fails all flushes and writes until the machine restarts, whatever process serves them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
@@ -11,59 +14,35 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::error::{Error, errno};
-use crate::journal::{Journal, Replay};
-use crate::map::{
-    BLOCK, BlockMap, SECTOR, SectorBytes, State, WORDS, is_sealed, is_sound, seal, sector_count, sector_index,
-};
+use crate::journal::{Journal, LIMIT, Replay};
+use crate::map::{BLOCK, BlockMap, SECTOR, SectorBytes, State, WORDS, sector_count, sector_index};
+use crate::map_file::{MapFile, unsound};
 use crate::mapping::Mapping;
 
-const MAGIC: &[u8; 8] = b"LMMAP001";
 const LIVE_MAGIC: &[u8; 8] = b"LMLIVE01";
 /// Where the words start in the live map's file.
 const LIVE_START: u64 = 4096;
-/// The map file starts with two header slots, used in turn.
-const HEADERS: u64 = 2;
 
 pub struct PrivateStore {
     pub map: BlockMap,
     data: File,
-    map_file: File,
-    size: u64,
     written: AtomicU64,
-    /// Set when a sync failed: the kernel may have dropped what it could not write, so nothing is certain any more.
-    failed: AtomicBool,
     durable: Mutex<Durable>,
 }
 
 struct Durable {
+    map_file: MapFile,
     journal: Journal,
     /// Sectors that are in the journal and not yet in their place in the map.
     pending: BTreeMap<u32, SectorBytes>,
+    /// A checkpoint failed where the journal may have been declared empty or not: it must succeed before an append.
+    unsettled: bool,
     flushed: u64,
-}
-
-/// Header: sealed; magic, size of the disk, number of the first journal record that counts.
-fn header(size: u64, first: u64) -> SectorBytes {
-    let mut bytes = [0; SECTOR];
-    bytes[4..12].copy_from_slice(MAGIC);
-    bytes[12..20].copy_from_slice(&size.to_le_bytes());
-    bytes[20..28].copy_from_slice(&first.to_le_bytes());
-    seal(&mut bytes);
-    bytes
-}
-
-fn read_header(file: &File, size: u64, slot: u64) -> io::Result<Option<u64>> {
-    let mut bytes = [0; SECTOR];
-    file.read_exact_at(&mut bytes, slot * SECTOR as u64)?;
-    let mut first = [0; 8];
-    first.copy_from_slice(&bytes[20..28]);
-    let known = is_sealed(&bytes) && &bytes[4..12] == MAGIC && bytes[12..20] == size.to_le_bytes();
-    Ok(known.then(|| u64::from_le_bytes(first)))
 }
 
 fn open_file(path: &Path, create: bool) -> io::Result<File> {
@@ -86,7 +65,11 @@ impl PrivateStore {
     /// Opens the store in `folder`, making it when it is not there.
     pub fn open(folder: &Path, size: u64) -> Result<Self, Error> {
         let map_path = folder.join("map");
-        if !map_path.exists() {
+        if !map_path.try_exists()? {
+            // Made after the map: with it the map was there.
+            if folder.join("live").try_exists()? {
+                return Err(Error::corrupt(format!("the map of private store {} is gone", folder.display())));
+            }
             Self::format(folder, size)?;
         }
         let missing = |what: &str, error: io::Error| match error.kind() {
@@ -97,17 +80,16 @@ impl PrivateStore {
         };
         let data = open_file(&folder.join("data"), false).map_err(|error| missing("data file", error))?;
         let journal = open_file(&folder.join("journal"), false).map_err(|error| missing("journal", error))?;
-        let map_file = open_file(&map_path, false)?;
         let sectors = sector_count(size.div_ceil(BLOCK));
         let damaged = |what: String| Error::corrupt(format!("{what} of private store {} is damaged", folder.display()));
-        let expected = (HEADERS + sectors as u64) * SECTOR as u64;
-        if map_file.metadata()?.len() != expected || data.metadata()?.len() != size.next_multiple_of(BLOCK) {
+        if data.metadata()?.len() != size.next_multiple_of(BLOCK) || journal.metadata()?.len() != LIMIT {
             return Err(damaged("the size of a file".to_owned()));
         }
-        let first = (read_header(&map_file, size, 0)?)
-            .max(read_header(&map_file, size, 1)?)
-            .ok_or_else(|| damaged("the map's header".to_owned()))?;
-        let (journal, replay) = Journal::open(journal, first)?;
+        let stored = MapFile::open(open_file(&map_path, false)?, size, sectors).map_err(|error| match error {
+            Error::Corrupt(what) => damaged(what),
+            error @ Error::Io(_) => error,
+        })?;
+        let (journal, replay) = Journal::open(journal, stored.first)?;
         let replayed = match replay {
             Replay::Good(sectors) => sectors,
             Replay::Damaged { record } => return Err(damaged(format!("journal record {record}"))),
@@ -115,22 +97,17 @@ impl PrivateStore {
         let pending: BTreeMap<u32, SectorBytes> =
             replayed.into_iter().map(|bytes| (sector_index(&bytes), bytes)).collect();
         // A sector of the journal replaces one that a killed checkpoint may have torn.
-        let mut durable = stored_sectors(&map_file)?;
+        let mut durable = stored.sectors;
         durable.extend(&pending);
-        for (index, bytes) in &durable {
-            if sector_index(bytes) != *index || !is_sound(bytes, sectors) {
-                return Err(damaged(format!("map sector {index}")));
-            }
+        if let Some(index) = unsound(&durable, sectors) {
+            return Err(damaged(format!("map sector {index}")));
         }
         Ok(Self {
             map: live_map(folder, size, sectors, &durable)?,
             data,
-            map_file,
-            size,
             // An earlier process may have left something to flush.
             written: AtomicU64::new(1),
-            failed: AtomicBool::new(false),
-            durable: Mutex::new(Durable { journal, pending, flushed: 0 }),
+            durable: Mutex::new(Durable { map_file: stored.file, journal, pending, unsettled: false, flushed: 0 }),
         })
     }
 
@@ -142,15 +119,15 @@ impl PrivateStore {
         Journal::format(&open_file(&folder.join("journal"), true)?)?;
         // The map comes last and at once: with it the store exists.
         let fresh = folder.join("map.new");
-        let map_file = open_file(&fresh, true)?;
-        let sectors = sector_count(size.div_ceil(BLOCK)) as u64;
-        map_file.set_len(0)?;
-        map_file.set_len((HEADERS + sectors) * SECTOR as u64)?;
-        map_file.write_all_at(&header(size, 1), 0)?;
-        map_file.sync_all()?;
+        MapFile::format(&open_file(&fresh, true)?, size, sector_count(size.div_ceil(BLOCK)))?;
         std::fs::rename(&fresh, folder.join("map"))?;
         File::open(folder)?.sync_all()?;
         Ok(())
+    }
+
+    /// Fails when a sync failed: the kernel may have dropped what it could not write, and says so only once.
+    fn check(&self) -> Result<(), i32> {
+        if self.map.note().load(Ordering::Relaxed) == 0 { Ok(()) } else { Err(libc::EIO) }
     }
 
     pub fn read(&self, buffer: &mut [u8], offset: u64) -> Result<(), i32> {
@@ -159,14 +136,13 @@ impl PrivateStore {
 
     /// Writes bytes to the data file; the caller sets the map after it, then calls `wrote`.
     pub fn write(&self, data: &[u8], offset: u64) -> Result<(), i32> {
-        if self.failed.load(Ordering::Relaxed) {
-            return Err(libc::EIO);
-        }
+        self.check()?;
         self.data.write_all_at(data, offset).map_err(|error| errno(&error))
     }
 
     /// Makes whole blocks zero. The caller keeps writers of them away.
-    pub fn zero(&self, first: u64, count: u64) {
+    pub fn zero(&self, first: u64, count: u64) -> Result<(), i32> {
+        self.check()?;
         let (mut block, end) = (first, first + count);
         while block < end {
             let (state, run) = self.map.run(block, end - block);
@@ -177,6 +153,7 @@ impl PrivateStore {
             block += run;
         }
         self.map.set(first, count, State::Zero);
+        Ok(())
     }
 
     /// Counts a change, so that the next flush has something to do.
@@ -188,43 +165,48 @@ impl PrivateStore {
     pub fn flush(&self) -> Result<(), i32> {
         let wanted = self.written.load(Ordering::Acquire);
         let mut durable = self.durable.lock();
-        if self.failed.load(Ordering::Relaxed) {
-            return Err(libc::EIO);
-        }
+        self.check()?;
         if durable.flushed >= wanted {
             return Ok(());
         }
         let covered = self.written.load(Ordering::Acquire);
         let changed = self.map.take_dirty();
-        let lost = |error: io::Error| {
-            self.failed.store(true, Ordering::Relaxed);
+        self.data.sync_data().map_err(|error| {
+            self.map.note().store(1, Ordering::Relaxed);
             errno(&error)
-        };
-        self.data.sync_data().map_err(lost)?;
-        if !changed.is_empty() {
-            if let Err(error) = durable.journal.append(&changed) {
-                changed.iter().for_each(|bytes| self.map.mark_dirty(sector_index(bytes)));
-                return Err(errno(&error));
+        })?;
+        let mut left = &changed[..];
+        while !left.is_empty() {
+            match Self::append(&mut durable, left) {
+                Ok(count) => left = &left[count..],
+                Err(error) => {
+                    left.iter().for_each(|bytes| self.map.mark_dirty(sector_index(bytes)));
+                    return Err(errno(&error));
+                }
             }
-            durable.pending.extend(changed.into_iter().map(|bytes| (sector_index(&bytes), bytes)));
         }
         durable.flushed = covered;
-        if durable.journal.is_full() {
-            // Without room the journal just goes on growing; the next flush tries again.
-            let _ = self.checkpoint(&mut durable);
-        }
         Ok(())
     }
 
-    /// Brings the journalled sectors to their places, then lets the journal start again.
-    fn checkpoint(&self, durable: &mut Durable) -> io::Result<()> {
-        for (index, bytes) in &durable.pending {
-            self.map_file.write_all_at(bytes, (HEADERS + u64::from(*index)) * SECTOR as u64)?;
+    /// Journals as many of the sectors as one record takes, and says how many.
+    fn append(durable: &mut Durable, sectors: &[SectorBytes]) -> io::Result<usize> {
+        let is_full = durable.journal.room() < sectors.len() && !durable.pending.is_empty();
+        if is_full || durable.unsettled {
+            Self::checkpoint(durable)?;
         }
-        self.map_file.sync_data()?;
-        let first = durable.journal.next();
-        self.map_file.write_all_at(&header(self.size, first), first % HEADERS * SECTOR as u64)?;
-        self.map_file.sync_data()?;
+        let now = &sectors[..sectors.len().min(durable.journal.room())];
+        durable.journal.append(now)?;
+        durable.pending.extend(now.iter().map(|bytes| (sector_index(bytes), *bytes)));
+        Ok(now.len())
+    }
+
+    /// Brings the journalled sectors to their places, then lets the journal start again. May be repeated.
+    fn checkpoint(durable: &mut Durable) -> io::Result<()> {
+        durable.map_file.store(&durable.pending)?;
+        durable.unsettled = true;
+        durable.map_file.set_first(durable.journal.next())?;
+        durable.unsettled = false;
         durable.journal.restart();
         durable.pending.clear();
         Ok(())
@@ -237,7 +219,7 @@ impl PrivateStore {
         if durable.pending.is_empty() {
             return Ok(());
         }
-        self.checkpoint(&mut durable).map_err(|error| errno(&error))
+        Self::checkpoint(&mut durable).map_err(|error| errno(&error))
     }
 }
 
@@ -257,20 +239,6 @@ fn data_ranges(file: &File, from: u64) -> io::Result<Vec<(u64, u64)>> {
         position = seek(start, libc::SEEK_HOLE)?;
         ranges.push((start, position));
     }
-}
-
-/// The sectors of the map file that were ever written.
-fn stored_sectors(file: &File) -> io::Result<BTreeMap<u32, SectorBytes>> {
-    let mut found = BTreeMap::new();
-    for (start, end) in data_ranges(file, HEADERS * SECTOR as u64)? {
-        let mut content = vec![0; (end - start) as usize];
-        file.read_exact_at(&mut content, start)?;
-        let indices = (start / SECTOR as u64 - HEADERS) as u32..;
-        let written = |(_, bytes): &(u32, &SectorBytes)| **bytes != [0; SECTOR];
-        let sectors = indices.zip(content.as_chunks::<SECTOR>().0).filter(written);
-        found.extend(sectors.map(|(index, bytes)| (index, *bytes)));
-    }
-    Ok(found)
 }
 
 /// The map as the last process left it in the `live` file; as the disk has it when the machine restarted since.

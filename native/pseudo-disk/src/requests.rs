@@ -183,7 +183,7 @@ impl Requests {
         if !plan.cancelled.is_empty() {
             queue.ahead.retain(|chunk| !plan.cancelled.contains(chunk));
         }
-        if !plan.wanted.is_empty() && !queue.paused {
+        if !plan.wanted.is_empty() && !queue.paused && self.disk.recall.has_room() {
             queue.ahead.extend(plan.wanted);
             self.wake(&mut queue);
         }
@@ -289,6 +289,7 @@ impl Requests {
     fn has_background_work(&self, queue: &Queue) -> bool {
         let (ahead, profile) = self.background_limits();
         !queue.paused
+            && self.disk.recall.has_room()
             && (!queue.ahead.is_empty() && queue.background < ahead
                 || !queue.profile.is_empty() && queue.background < profile)
     }
@@ -304,7 +305,7 @@ impl Requests {
             return Some(Run { first, count, background: false });
         }
         let (ahead, profile) = self.background_limits();
-        if queue.paused {
+        if queue.paused || !self.disk.recall.has_room() {
             return None;
         }
         let Queue { waiting, background, .. } = queue;

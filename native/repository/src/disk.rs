@@ -1,6 +1,7 @@
 //! A disk image in a snapshot, readable at any offset from many threads.
 //!
-//! The index is used once, when the disk is opened; what is kept is 12 bytes a chunk and 52 bytes a distinct chunk.
+//! The index is used when the disk is opened, and again when a pack is gone that a prune has repacked; what is kept is 12
+//! bytes a chunk and 52 bytes a distinct chunk.
 //! Every chunk is checked by its MAC and by the SHA-256 that is its id before a byte of it is handed out. Threads that
 //! want parts of the same chunk at once share one read of it.
 
@@ -10,8 +11,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::RwLock;
 use quick_cache::sync::Cache;
-use rustic_core::Id;
+use rustic_core::{FileType, Id};
 use sha2::{Digest, Sha256};
 
 use crate::backup::CHUNK;
@@ -43,10 +45,15 @@ impl quick_cache::Weighter<u32, Bytes> for Weight {
     }
 }
 
-pub struct Disk {
-    repository: Arc<Repository>,
+/// Where the distinct chunks are: their entries name packs by number.
+struct Places {
     packs: Vec<Id>,
     blobs: Vec<Entry>,
+}
+
+pub struct Disk {
+    repository: Arc<Repository>,
+    places: RwLock<Places>,
     /// For each chunk its number in `blobs`, or `HOLE`.
     chunks: Vec<u32>,
     /// Where each chunk begins, and the end.
@@ -120,8 +127,7 @@ impl Disk {
             .sum();
         Ok(Self {
             repository,
-            packs: index.packs,
-            blobs,
+            places: RwLock::new(Places { packs: index.packs, blobs }),
             chunks,
             starts,
             identity: hex::encode(hasher.finalize()),
@@ -164,14 +170,47 @@ impl Disk {
     /// A chunk's content. One of which only a part is wanted is kept, for the rest is likely to be wanted next; one
     /// that is wanted whole is not: whoever asked has it, and an idle mount is small.
     fn chunk(&self, number: u32, whole: bool) -> Result<Bytes> {
-        let read = || {
-            let entry = &self.blobs[number as usize];
-            self.repository.read_blob(&self.packs[entry.pack as usize], entry)
-        };
         if !whole {
-            return self.cache.get_or_insert_with(&number, read);
+            return self.cache.get_or_insert_with(&number, || self.fetch(number));
         }
-        self.cache.get(&number).map_or_else(read, Ok)
+        self.cache.get(&number).map_or_else(|| self.fetch(number), Ok)
+    }
+
+    fn place(&self, number: u32) -> (Id, Entry) {
+        let places = self.places.read();
+        let entry = places.blobs[number as usize];
+        (places.packs[entry.pack as usize], entry)
+    }
+
+    fn fetch(&self, number: u32) -> Result<Bytes> {
+        let (pack, entry) = self.place(number);
+        let result = self.repository.read_blob(&pack, &entry);
+        if !matches!(&result, Err(error) if error.kind == Kind::Corrupt)
+            || self.repository.store.has(FileType::Pack, &pack)
+        {
+            return result;
+        }
+        self.find_again(number, &pack)?;
+        let (moved, entry) = self.place(number);
+        if moved == pack { result } else { self.repository.read_blob(&moved, &entry) }
+    }
+
+    /// Read the index again, unless another thread has done it since `number` was thought to be in `gone`.
+    fn find_again(&self, number: u32, gone: &Id) -> Result<()> {
+        let mut places = self.places.write();
+        let Places { packs, blobs } = &mut *places;
+        if packs[blobs[number as usize].pack as usize] != *gone {
+            return Ok(());
+        }
+        let index = Index::load(&self.repository)?;
+        let first = u32::try_from(packs.len()).expect("fewer than 2^32 packs");
+        for blob in blobs {
+            if let Some(found) = index.find(BlobKind::Data, &blob.id) {
+                *blob = Entry { pack: first + found.pack, ..*found };
+            }
+        }
+        packs.extend(index.packs);
+        Ok(())
     }
 
     /// The pieces of a range, in order: content, or nothing for zeros, and the length.
@@ -230,9 +269,7 @@ impl Disk {
                             break;
                         }
                         if self.chunks[at] != HOLE {
-                            let entry = &self.blobs[self.chunks[at] as usize];
-                            let pack = &self.packs[entry.pack as usize];
-                            mine.push((at, self.repository.read_blob(pack, entry)?));
+                            mine.push((at, self.fetch(self.chunks[at])?));
                         }
                     }
                     Ok(mine)

@@ -10,6 +10,7 @@ mod error;
 mod index;
 mod python;
 mod repository;
+mod retention;
 mod store;
 mod workers;
 

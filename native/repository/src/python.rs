@@ -12,10 +12,15 @@ use crate::backup::{self, Written};
 use crate::disk::{Disk, parse_id, read_small};
 use crate::error::{Error, Kind, Result};
 use crate::repository::Repository;
+use crate::retention::{Pruned, Verdict};
 
 /// A panic is an error of the one request.
 fn contained<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(Error::panicked(&*payload)))
+}
+
+fn parse_ids(texts: &[String]) -> Result<Vec<rustic_core::Id>> {
+    texts.iter().map(|text| parse_id(text)).collect()
 }
 
 /// A snapshot as the repository lists it.
@@ -38,6 +43,14 @@ pub struct PyBackupResult {
     size: u64,
     stored: u64,
     added: u64,
+}
+
+/// What a prune did, in bytes of packs.
+#[pyclass(frozen, get_all, name = "Pruned", module = "livemount._native")]
+pub struct PyPruned {
+    marked: u64,
+    deleted: u64,
+    repacked: u64,
 }
 
 #[pyclass(frozen, name = "Repository", module = "livemount._native")]
@@ -124,8 +137,24 @@ impl PyRepository {
     }
 
     /// What is wrong, as (is an error, text).
-    fn check(&self, py: Python<'_>, read_data: bool) -> PyResult<Vec<(bool, String)>> {
-        Ok(py.detach(|| contained(|| self.0.check(read_data)))?)
+    fn check(&self, py: Python<'_>, read_percent: f64) -> PyResult<Vec<(bool, String)>> {
+        Ok(py.detach(|| contained(|| self.0.check(read_percent)))?)
+    }
+
+    /// What the rules say of each of these snapshots, as (id, is kept, reasons).
+    fn retention(&self, py: Python<'_>, ids: Vec<String>, rules: &str) -> PyResult<Vec<(String, bool, Vec<String>)>> {
+        let verdicts = py.detach(|| contained(|| self.0.retention(&parse_ids(&ids)?, rules)))?;
+        Ok(verdicts.into_iter().map(|Verdict { id, kept, reasons }| (id.to_hex().to_string(), kept, reasons)).collect())
+    }
+
+    fn forget(&self, py: Python<'_>, ids: Vec<String>) -> PyResult<()> {
+        Ok(py.detach(|| contained(|| self.0.forget(&parse_ids(&ids)?)))?)
+    }
+
+    fn prune(&self, py: Python<'_>, plan_only: bool, max_unused: u64, keep: i64) -> PyResult<PyPruned> {
+        let Pruned { marked, deleted, repacked } =
+            py.detach(|| contained(|| self.0.prune(plan_only, max_unused, keep)))?;
+        Ok(PyPruned { marked, deleted, repacked })
     }
 }
 
@@ -204,6 +233,7 @@ impl PyDisk {
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PySnapshot>()?;
     module.add_class::<PyBackupResult>()?;
+    module.add_class::<PyPruned>()?;
     module.add_class::<PyRepository>()?;
     module.add_class::<PyDisk>()
 }

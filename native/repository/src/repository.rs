@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustic_core::repofile::{Node, SnapshotFile, Tree};
 use rustic_core::{
-    CheckOptions, ConfigOptions, Credentials, FileType, Id, KeyOptions, OpenStatus, RepositoryBackends,
+    CheckOptions, ConfigOptions, Credentials, FileType, Id, KeyOptions, OpenStatus, ReadSubsetOption, RepositoryBackends,
     RepositoryOptions,
 };
 use serde::de::DeserializeOwned;
@@ -24,7 +24,7 @@ pub struct Repository {
     pub key: Key,
     /// Level of compression; none in repositories of format 1.
     pub level: Option<i32>,
-    inner: rustic_core::Repository<OpenStatus>,
+    pub(crate) inner: rustic_core::Repository<OpenStatus>,
 }
 
 /// What a list of snapshots gives.
@@ -42,7 +42,7 @@ fn unopened(store: &Store) -> Result<rustic_core::Repository<()>> {
     rustic_core::Repository::new(&options, &backends).map_err(|error| Error::rustic(&describe(store), &error))
 }
 
-fn describe(store: &Store) -> String {
+pub fn describe(store: &Store) -> String {
     format!("the repository {}", store.root().display())
 }
 
@@ -215,14 +215,19 @@ impl Repository {
         serde_json::from_slice(&text).map_err(|error| Error::corrupt(format!("{name} cannot be parsed: {error}")))
     }
 
-    /// Check the structure, and with `read_data` every pack that a snapshot needs. Returns (is an error, text).
-    pub fn check(&self, read_data: bool) -> Result<Vec<(bool, String)>> {
+    /// Check the structure, and of the packs that a snapshot needs this part, in per cent, chosen by chance. Returns (is
+    /// an error, text).
+    pub fn check(&self, read_percent: f64) -> Result<Vec<(bool, String)>> {
+        let mut options = CheckOptions::default().read_data(read_percent > 0.0);
+        if read_percent < 100.0 {
+            options = options.read_data_subset(ReadSubsetOption::Percentage(read_percent));
+        }
         let snapshots = self.snapshots()?;
         let index = Index::load(self)?;
         let mut findings: Vec<_> =
             snapshots.bad.into_iter().chain(index.damaged).map(|error| (true, error.message)).collect();
         let trees = snapshots.good.into_iter().map(|(_, file)| file.tree).collect();
-        match self.inner.check_with_trees(CheckOptions::default().read_data(read_data), trees) {
+        match self.inner.check_with_trees(options, trees) {
             Ok(results) => findings.extend(
                 results
                     .0

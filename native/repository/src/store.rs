@@ -99,6 +99,11 @@ impl Store {
         Ok(found)
     }
 
+    /// Whether a file is there.
+    pub fn has(&self, kind: FileType, id: &Id) -> bool {
+        self.path(kind, id).exists()
+    }
+
     /// A whole file. Its content is checked against its name, except packs (checked blob by blob) and `config`.
     pub fn read(&self, kind: FileType, id: &Id) -> Result<Vec<u8>> {
         let path = self.path(kind, id);

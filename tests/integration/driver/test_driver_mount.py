@@ -202,7 +202,7 @@ def test_destroy_leaves_nothing(host: Host, tmp_path: Path, detached: bool) -> N
     assert (second.directory / "disk" / "disk").read_bytes() == (tmp_path / "image").read_bytes()
     host.client.destroy("n")
     assert not second.directory.exists()
-    assert [path.name for path in host.paths.recall.iterdir()] == [".lock"]
+    assert sorted(path.name for path in host.paths.recall.iterdir()) == [".ledger", ".lock"]
     assert host.mounts() == []
     assert host.processes() == []
     assert list((host.root / "driver").glob("*.json")) == []
@@ -389,7 +389,7 @@ def test_damaged_stores_are_an_error_of_attach(host: Host, tmp_path: Path) -> No
         file.write(b"x" * 4096)
     host.client.detach("m")
     with (spec.directory / "private" / "map").open("r+b") as file:
-        file.seek(1024 + 20)
+        file.seek(1536 + 20)
         file.write(b"torn")
     with pytest.raises(CorruptError, match="map sector 0"):
         host.client.attach(spec)

@@ -28,8 +28,11 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """An environment of its own; its folder's path is short, as sockets lie below it."""
     home = Path(f"/tmp/lm-e{os.getpid()}")
-    yield Settings(home=home, environment=f"e{os.getpid() % 100000}")
-    QemuCloud(home / f"e{os.getpid() % 100000}" / "cloud").destroy_all()
+    settings = Settings(home=home, environment=f"e{os.getpid() % 100000}")
+    yield settings
+    # What a failed test has left goes the same way.
+    EnvironmentStack(settings.paths(), settings).destroy()
+    QemuCloud(settings.paths().cloud).destroy_all()
     shutil.rmtree(home, ignore_errors=True)
 
 

@@ -89,6 +89,18 @@ def test_dhcp_gives_each_mac_its_address_and_no_other_one(site: Site, tmp_path: 
         ask_dhcp(tmp_path, namespace)
 
 
+def test_ipxe_is_told_not_to_wait_for_a_proxy_dhcp(site: Site, tmp_path: Path) -> None:
+    """Option 176 (a flag) in iPXE's own option 175."""
+    site.cloud.create_network(site.network)
+    interface = site.cloud.create_interface(InterfaceSpec(name="a", network="net"))
+    script = tmp_path / "lease"
+    script.write_text('#!/bin/sh\n[ "$1" = bound ] && echo "$opt175" || true\n')
+    script.chmod(0o755)
+    with client(site, interface.mac) as namespace:
+        words = ["busybox", "udhcpc", "-f", "-n", "-q", "-i", "eth0", "-s", str(script), "-O", "175"]
+        assert run(*words, namespace=namespace).stdout.startswith("b00101")
+
+
 def test_the_address_stays_when_the_guest_follows_the_firmware(site: Site, tmp_path: Path) -> None:
     """Both have the same MAC, but send different client identifiers."""
     site.cloud.create_network(site.network)

@@ -112,7 +112,7 @@ def test_we_read_what_restic_writes(restic: Restic) -> None:
     assert repository.copies() == []
     ours = repository.backup(image, "web01")
     assert repository.copies() == [ours]
-    report = repository.check(read_data=True)
+    report = repository.check(read_percent=100)
     assert report.problems == report.leftovers == []
     assert b"no errors were found" in restic.run("check", "--read-data")
 
@@ -139,7 +139,7 @@ def test_what_restic_keeps_when_it_prunes_is_whole(restic: Restic, repository: R
     again = Repository.open(restic.path, restic.password)
     assert again.copies() == [copies[2]]
     assert again.digest(copies[2]) == digest(images[2].read_bytes())
-    report = again.check(read_data=True)
+    report = again.check(read_percent=100)
     assert report.problems == report.leftovers == []
 
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,29 @@ import pytest
 
 from infra.api import MountRequest
 from livemount.core.errors import ConflictError, LivemountError, NoSpaceError
-from livemount.core.machine import MachineDescription
+from livemount.core.machine import Copy, MachineDescription
 from livemount.workflow.stack import MountStack, _members, mount_stacks, pulumi_environment
 from livemount.workflow.stack_events import StackEvent, StackEventKind
+from livemount.workflow.stacks import PulumiStacks
+from livemount.workflow.states import MountOrder
 from tests.integration.provider.conftest import World
 
 pytestmark = pytest.mark.integration
 
 
 def order(mount: str = "web01") -> MountRequest:
-    return MountRequest(mount=mount, source="file:///copy", machine=MachineDescription(memory_mib=64))
+    machine = MachineDescription(memory_mib=64)
+    return MountRequest(mount=mount, source="file:///copy", machine=machine, profile="web01", hold_seconds=60)
+
+
+def mount_order() -> MountOrder:
+    """The order of a mount that comes to the same request."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    copy = Copy(
+        id="ab" * 32, name="web01", time=now, size=1 << 30, stored=1 << 20,
+        description=order().machine, source=order().source,
+    )  # fmt: skip
+    return MountOrder(mount="web01", copy=copy, expires=now, hold_seconds=60)
 
 
 def test_up_and_destroy(world: World) -> None:
@@ -37,13 +51,15 @@ def test_up_and_destroy(world: World) -> None:
     print(f"up: {time.monotonic() - begin:.1f} s", seen)
     assert outputs["address"] == "10.77.0.10"
     assert world.host.disks["web01"].request.address == "10.77.0.10"
+    assert world.host.disks["web01"].request.hold_seconds == 60
     assert world.cloud.read_machine("web01") is not None
     assert outputs["targetIqn"] == "iqn.x:web01"
     assert stack.outputs() == outputs
     assert mount_stacks(world.paths) == ["web01"]
 
     begin = time.monotonic()
-    assert stack.up(order()) == outputs
+    assert PulumiStacks(world.settings).up(mount_order()) == outputs
+    assert world.host.disks["web01"].request.hold_seconds == 60
     print(f"up again: {time.monotonic() - begin:.1f} s")
 
     begin = time.monotonic()

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from livemount.cli.output import bytes_text, duration_text
-from livemount.cli.parse import parse_duration
+from livemount.cli.parse import parse_duration, parse_hold
 from livemount.core.errors import UsageError
 
 
@@ -29,6 +29,18 @@ def test_durations(text: str, expected: timedelta) -> None:
 def test_bad_durations(text: str) -> None:
     with pytest.raises(UsageError) as raised:
         parse_duration(text)
+    assert raised.value.hint
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0s", 0), ("20s", 20), ("2m30s", 150), ("1h", 3600)])
+def test_holds(text: str, seconds: float) -> None:
+    assert parse_hold(text).total_seconds() == seconds
+
+
+@pytest.mark.parametrize("text", ["", "20", "-1s", "1.5s", "1h1s", "1d", "20s\n"])
+def test_bad_holds(text: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        parse_hold(text)
     assert raised.value.hint
 
 

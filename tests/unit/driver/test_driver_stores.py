@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import tempfile
@@ -18,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from livemount._native import PseudoDisk
 from livemount.core.errors import CorruptError
-from livemount.driver.layout import COUNTERS_SIZE, Counter, DiskFiles, Facts
+from livemount.driver.layout import Counter, DiskFiles, Facts
 from livemount.driver.recall_store import HEADER, RecallStore
 
 BLOCK = 4096
@@ -62,8 +63,7 @@ class Bench:
     def open(self) -> PseudoDisk:
         """Open the disk over what the folder holds."""
         self.recall_store.join("disk", [(0, CHUNK + 100)])
-        if not self.files.counters.exists():
-            self.files.counters.write_bytes(bytes(COUNTERS_SIZE))
+        self.files.prepare_counters()
         return PseudoDisk(self.files.private, self.recall_store.folder, SIZE, CHUNK, self.recall, 4)
 
 
@@ -326,7 +326,7 @@ def flip(path: Path, at: int) -> None:
         file.write(bytes([byte ^ 0x10]))
 
 
-@pytest.mark.parametrize("at", [1024 + 3, 1024 + 200, 1024 + 511])
+@pytest.mark.parametrize("at", [1536 + 3, 1536 + 200, 1536 + 511])
 def test_damaged_map_is_detected(bench: Bench, at: int) -> None:
     with opened(bench) as disk:
         disk.write(0, b"x" * BLOCK)
@@ -338,7 +338,7 @@ def test_damaged_map_is_detected(bench: Bench, at: int) -> None:
 def test_torn_map_of_a_killed_checkpoint_is_repaired_from_the_journal(bench: Bench) -> None:
     journalled(bench, 1)
     with (bench.files.private / "map").open("r+b") as file:
-        file.seek(1024)
+        file.seek(1536)
         file.write(b"\x5a" * 300)
     with opened(bench) as disk:
         assert disk.read(0, BLOCK) == b"\1" * BLOCK
@@ -368,17 +368,22 @@ def journalled(bench: Bench, records: int) -> None:
 
 def test_torn_last_journal_record_is_dropped(bench: Bench) -> None:
     journalled(bench, 3)
-    flip(bench.files.private / "journal", 2 * 1024 + 512 + 100)
+    with (bench.files.private / "journal").open("r+b") as file:
+        file.seek(-512, os.SEEK_END)
+        unused = file.read()
+        file.seek(2 * 1024 + 512)
+        file.write(unused)
     with opened(bench) as disk:
         assert disk.read(0, 2 * BLOCK) == b"\1" * BLOCK + b"\2" * BLOCK
         assert disk.read(2 * BLOCK, BLOCK) == SOURCE[2 * BLOCK : 3 * BLOCK]
 
 
+@pytest.mark.parametrize("record", [1, 2, 3])
 @pytest.mark.parametrize("at", [5, 512 + 100])
-def test_damaged_journal_record_with_younger_ones_is_detected(bench: Bench, at: int) -> None:
+def test_damaged_journal_record_is_detected(bench: Bench, record: int, at: int) -> None:
     journalled(bench, 3)
-    flip(bench.files.private / "journal", 1024 + at)
-    with pytest.raises(CorruptError, match="journal record 2"):
+    flip(bench.files.private / "journal", (record - 1) * 1024 + at)
+    with pytest.raises(CorruptError, match=f"journal record {record}"):
         bench.open()
 
 

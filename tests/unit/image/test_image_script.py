@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,13 @@ def test_the_script_asks_the_fixed_url() -> None:
     lines = render_autoexec(ImageRequest()).splitlines()
     assert lines[0] == "#!ipxe"
     assert f"chain {BOOT_URL} || goto ask_retry" in lines
+
+
+def test_the_script_waits_for_no_ipv6_router() -> None:
+    """`dhcp` alone configures IPv6 too, which takes seconds where there is none."""
+    commands = [line.split()[:3] for line in render_autoexec(ImageRequest()).splitlines()]
+    assert ["ifconf", "--configurator", "dhcp"] in commands
+    assert not any(words[:1] == ["dhcp"] for words in commands)
 
 
 @pytest.mark.parametrize(
@@ -41,3 +50,9 @@ def test_without_ipxe_the_way_out_is_told(tmp_path: Path) -> None:
     """The error names the folder and the command."""
     with pytest.raises(NotFoundError, match=r"livemount\.image\.ipxe"):
         bake(ImageRequest(), tmp_path / "images", tmp_path / "nothing")
+
+
+def test_the_provider_does_not_fork() -> None:
+    """It has gRPC's threads: a fork of it now and then dies before its program starts, without a word."""
+    look = "import sys, livemount.provider.__main__; sys.exit('sh' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", look], check=False).returncode == 0

@@ -36,9 +36,9 @@ def uri(path: Path) -> str:
 
 
 def test_the_scheme_names_the_module() -> None:
-    assert schemes() == ["file", "restic"]
-    with pytest.raises(UnsupportedError, match="known are file, restic"):
-        open_source("nbd:///run/nbd.sock", None)
+    assert {"file", "restic", "nbd", "nbds", "nbd+unix"} <= set(schemes())
+    with pytest.raises(UnsupportedError, match=r"known are .*file, .*restic"):
+        open_source("floppy:///dev/fd0", None)
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,31 @@ def test_uris_keep_what_they_are_made_of(path: str, options: dict[str, str]) -> 
     assert SourceUri.parse(str(made)) == made
 
 
+@pytest.mark.parametrize(("host", "port"), [("10.0.0.5", None), ("nbd.example", 10809), ("fe80::1", 1), ("h", 65535)])
+def test_uris_of_hosts_keep_them(host: str, port: int | None) -> None:
+    made = SourceUri("nbd", Path("/a b"), {"identity": "1"}, host, port)
+    assert SourceUri.parse(str(made), host=True) == made
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        "nbd:///web01?identity=1",
+        "nbd://:10809/web01?identity=1",
+        "nbd://host:0/web01?identity=1",
+        "nbd://host:port/web01?identity=1",
+        "nbd://host:70000/web01?identity=1",
+        "nbd://alice:hunter2@host/web01?identity=1",
+        "nbd://ho%20st/web01?identity=1",
+        "nbd://-host/web01?identity=1",
+        "nbd://host/web01",
+        "nbd://host/web01?identity=",
+        "nbd://host/web01?identity=1&certificates=/etc",
+        "nbd://host?identity=1",
+        "nbd+unix://host/web01?socket=/s&identity=1",
+        "nbd+unix:///web01?socket=s&identity=1",
+        "nbd+unix:///web01?identity=1",
+        "nbds://host/?identity=1&certificates=etc",
         "",
         "/images/a.raw",
         "file:a.raw",
@@ -70,8 +92,9 @@ def test_uris_keep_what_they_are_made_of(path: str, options: dict[str, str]) -> 
     ],
 )
 def test_malformed_uris_are_refused(text: str) -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError) as raised:
         open_source(text, None)
+    assert "hunter2" not in str(raised.value)
 
 
 def test_a_raw_image_is_read_with_its_holes(image: Path) -> None:

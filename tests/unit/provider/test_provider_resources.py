@@ -16,6 +16,7 @@ from pulumi.provider.experimental.property_value import PropertyValue
 from pulumi.runtime.rpc import UNKNOWN
 from typing_extensions import override
 
+from livemount.configure import roles_digest
 from livemount.core.errors import (
     ConflictError,
     ExitCode,
@@ -30,6 +31,8 @@ from livemount.provider.properties import from_plain, is_known, map_from_plain, 
 from livemount.provider.provider import HalfMadeError, LivemountProvider, create
 from livemount.provider.registry import RESOURCES, find
 from livemount.provider.resource import Difference, Inputs, Resource, Values
+from livemount.provider.resources.host_configuration import HostConfigurationInputs
+from livemount.provider.resources.pseudo_disk import PseudoDiskInputs
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
@@ -90,6 +93,7 @@ DISK = {
     "address": "10.77.0.10",
     "firmware": "bios",
     "prepare": True,
+    "holdSeconds": 20,
 }
 DISK_OUTPUTS = {"portal": "10.77.0.2:3260", "healthy": True, "size": 5}
 
@@ -109,16 +113,30 @@ def test_a_changed_input_replaces_the_disk(name: str) -> None:
     assert disk_diff(news, {}) == Difference(replaces=[name])
 
 
+def test_another_hold_replaces_the_disk_but_not_one_of_an_earlier_version() -> None:
+    assert disk_diff({}, {"holdSeconds": 60}) == Difference(replaces=["holdSeconds"])
+    earlier = {key: value for key, value in {**DISK, **DISK_OUTPUTS}.items() if key != "holdSeconds"}
+    disk = find("livemount:index:PseudoDisk")
+    assert disk.diff(earlier, DISK) == Difference()
+    assert disk.diff(earlier, {**DISK, "holdSeconds": 60}) == Difference(replaces=["holdSeconds"])
+
+
+def test_the_hosts_request_holds_io_as_long_as_the_input_says() -> None:
+    inputs = find("livemount:index:PseudoDisk").parse({**DISK, "holdSeconds": 60})
+    assert isinstance(inputs, PseudoDiskInputs)
+    assert inputs.request().hold_seconds == 60
+
+
 def test_a_broken_disk_is_updated() -> None:
     assert disk_diff({"healthy": False}, {}) == Difference(updates=["healthy"])
 
 
 def test_check_fills_in_defaults_and_refuses() -> None:
     disk = find("livemount:index:PseudoDisk")
-    given_ = {key: DISK[key] for key in DISK if key not in ("firmware", "prepare")}
+    given_ = {key: DISK[key] for key in DISK if key not in ("firmware", "prepare", "holdSeconds")}
     assert disk.check(given_) == (DISK, [])
-    values, wrong = disk.check({**DISK, "firmware": "coreboot", "colour": "red"})
-    assert [name for name, _ in wrong] == ["firmware", "colour"]
+    values, wrong = disk.check({**DISK, "firmware": "coreboot", "holdSeconds": 3601, "colour": "red"})
+    assert [name for name, _ in wrong] == ["firmware", "holdSeconds", "colour"]
     assert values["firmware"] == "coreboot"
     assert [name for name, _ in disk.check({})[1]] == ["endpoint", "tokenFile", "mount", "source", "address"]
 
@@ -127,6 +145,30 @@ def test_an_input_that_is_not_known_yet_is_not_wrong() -> None:
     machine = find("livemount:local:VirtualMachine")
     given_ = {"cloudFolder": "/c", "name": "a", "interface": "i", "image": "/i", "cpus": UNKNOWN}
     assert machine.check(given_) == (given_, [])
+
+
+HOST = {
+    "environment": "e",
+    "home": "/home",
+    "address": "10.77.0.2",
+    "tokenFile": "/token",
+    "guestTools": "/tools",
+    "recallQuota": "50%",
+    "keepRecallStores": False,
+}
+
+
+def test_the_hosts_recall_stores_are_configured_in_place() -> None:
+    host = find("livemount:index:HostConfiguration")
+    made = {"rolesDigest": roles_digest(), "configured": True}
+    earlier = {key: value for key, value in {**HOST, **made}.items() if key not in ("recallQuota", "keepRecallStores")}
+    assert host.diff(earlier, HOST) == Difference()
+    asked = {**HOST, "recallQuota": "200GiB", "keepRecallStores": True}
+    assert host.diff(earlier, asked) == Difference(updates=["keepRecallStores", "recallQuota"])
+    inputs = host.parse(asked)
+    assert isinstance(inputs, HostConfigurationInputs)
+    assert (inputs.spec().recall_quota, inputs.spec().keep_recall_stores) == ("200GiB", True)
+    assert [name for name, _ in host.check({**HOST, "recallQuota": "much"})[1]] == ["recallQuota"]
 
 
 class ThingInputs(Inputs):

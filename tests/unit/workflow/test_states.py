@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from livemount.core.machine import Copy, MachineDescription
 from livemount.workflow.mount import dump
@@ -49,6 +50,19 @@ def test_every_state_leads_to_an_end(state: MountState) -> None:
     while more := {t for s in reached for t in TRANSITIONS[s]} - reached:
         reached |= more
     assert any(s.final for s in reached)
+
+
+def test_an_order_of_an_earlier_version_holds_io_as_long_as_it_did() -> None:
+    data = dump(a_record())
+    assert data["order"].pop("hold_seconds") == 20
+    assert MountRecord.model_validate(data).order.hold_seconds == 20
+
+
+@pytest.mark.parametrize("seconds", [-1, 3601, float("nan")])
+def test_io_is_held_for_an_hour_at_most(seconds: float) -> None:
+    order = a_record().order.model_dump(by_alias=True)
+    with pytest.raises(ValidationError, match="hold_seconds"):
+        MountOrder.model_validate({**order, "hold_seconds": seconds})
 
 
 def test_a_record_survives_the_database() -> None:

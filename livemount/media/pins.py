@@ -1,0 +1,151 @@
+"""What must not go from a repository: pins of copies, and the locks between who needs things and who removes them.
+
+`ROOT/livemount/pins/HOLDER.json` names a snapshot that somebody needs: a mount, or a user's hold. Pinning holds the
+lock `pins.lock` shared and forgetting holds it alone, both briefly, so that no copy is forgotten while it is pinned. A
+backup holds `packs.lock` shared and a prune holds it alone, so that no chunk goes that a backup counts on; a mount
+waits for neither. restic and rustic know nothing of this folder, and pass it over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import socket
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from livemount.core.errors import ConflictError, CorruptError, NotFoundError
+from livemount.core.files import replace_file
+from livemount.core.machine import Frozen
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 60.0
+"""Seconds to wait for a lock."""
+
+
+class Lock(StrEnum):
+    """The locks of a repository: files in its folder `livemount`."""
+
+    PINS = "pins.lock"
+    PACKS = "packs.lock"
+
+
+_USES = {
+    (Lock.PINS, True): "copies are being mounted",
+    (Lock.PINS, False): "copies are being forgotten",
+    (Lock.PACKS, True): "a backup is being made, or it is being pruned already",
+    (Lock.PACKS, False): "it is being pruned",
+}
+
+
+class Pin(Frozen):
+    """One pin."""
+
+    snapshot: str = Field(pattern="^[0-9a-f]{64}$")
+    reason: str = Field(max_length=200)
+    """For people: `the mount m1 of host lm1`."""
+    time: datetime
+
+
+class Pins:
+    """The pins and the lock of one repository."""
+
+    def __init__(self, repository: Path) -> None:
+        self._repository = repository
+        self._folder = repository / "livemount"
+
+    @property
+    def kept(self) -> bool:
+        """Whether copies of ours were ever made in the repository, so that pins mean something in it."""
+        return self._folder.is_dir()
+
+    def begin(self) -> None:
+        """Keep pins from now on."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+
+    @contextlib.contextmanager
+    def locked(self, lock: Lock, *, alone: bool, patience: float = PATIENCE) -> Iterator[None]:
+        """Hold a lock. Raises `ConflictError` when others hold it for longer than `patience` seconds."""
+        self.begin()
+        descriptor = os.open(self._folder / lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            deadline = time.monotonic() + patience
+            while True:
+                try:
+                    fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise ConflictError(f"{self._repository} is in use: {_USES[lock, alone]}") from None
+                    time.sleep(0.1)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def pin(self, holder: str, snapshot: str, reason: str) -> None:
+        """Keep a snapshot from being forgotten until `unpin(holder)`; a holder has one pin.
+
+        `snapshot` may be its first digits. Raises `NotFoundError` when it is not there (any more).
+        """
+        with self.locked(Lock.PINS, alone=False):
+            found = [path.name for path in (self._repository / "snapshots").iterdir() if path.name.startswith(snapshot)]
+            if len(found) != 1:
+                raise NotFoundError(f"{self._repository} has no snapshot {snapshot}")
+            pin = Pin(snapshot=found[0], reason=reason, time=datetime.now(UTC))
+            path = self._path(holder)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            replace_file(path, pin.model_dump_json().encode())
+
+    def unpin(self, holder: str) -> None:
+        """Take a pin away; nothing happens when there is none."""
+        self._path(holder).unlink(missing_ok=True)
+
+    def all(self) -> dict[str, list[Pin]]:
+        """The pins by snapshot. Raises `CorruptError` for one that cannot be read: what it protects is not known."""
+        found = defaultdict(list)
+        for path in sorted((self._folder / "pins").glob("*.json")):
+            try:
+                pin = Pin.model_validate_json(path.read_bytes())
+            except FileNotFoundError:
+                continue
+            except ValidationError as error:
+                raise CorruptError(
+                    f"the pin {path} is damaged: {error.errors()[0]['msg']}",
+                    hint="look which mounts there are; when none needs it, delete the file",
+                ) from error
+            found[pin.snapshot].append(pin)
+        return dict(found)
+
+    def _path(self, holder: str) -> Path:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", holder):
+            raise ValueError(f"{holder!r} cannot name who holds a pin")
+        return self._folder / "pins" / f"{holder}.json"
+
+
+def mount_holder(host_root: Path, mount: str) -> str:
+    """The name under which a mount of a live-mount host pins its copy: no other host or environment has it."""
+    machine = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:60] or "host"
+    return f"mount.{machine}.{hashlib.sha256(str(host_root).encode()).hexdigest()[:12]}.{mount}"
+
+
+@contextlib.contextmanager
+def tolerant_of_read_only(repository: Path) -> Iterator[None]:
+    """Let a mount of a repository that cannot be written go on without a pin, and say so."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        log.warning("%s cannot be written: its copy is mounted without a pin", repository)
