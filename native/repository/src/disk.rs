@@ -170,11 +170,10 @@ impl Disk {
     /// A chunk's content. One of which only a part is wanted is kept, for the rest is likely to be wanted next; one
     /// that is wanted whole is not: whoever asked has it, and an idle mount is small.
     fn chunk(&self, number: u32, whole: bool) -> Result<Bytes> {
-        let read = || self.fetch(number);
         if !whole {
-            return self.cache.get_or_insert_with(&number, read);
+            return self.cache.get_or_insert_with(&number, || self.fetch(number));
         }
-        self.cache.get(&number).map_or_else(read, Ok)
+        self.cache.get(&number).map_or_else(|| self.fetch(number), Ok)
     }
 
     fn place(&self, number: u32) -> (Id, Entry) {
