@@ -52,9 +52,9 @@ class Model:
         for sector, values in self._before.items():
             self._now[sector] = self._values(sector) | values
 
-    def was_touched(self, sector: int) -> bool:
-        """Whether the source may be needed no more for a sector."""
-        return self._values(sector) != {SOURCE} and SOURCE not in self._values(sector)
+    def was_touched(self, sector: int, *, doubtful: bool) -> bool:
+        """Whether the source is needed no more for a sector. `doubtful`: what was not synced may be lost already."""
+        return SOURCE not in self._values(sector) | (self._before.get(sector, set()) if doubtful else set())
 
     def was_ever_touched(self, block: int) -> bool:
         """Whether any write or zeroing of any part of a block was tried."""
