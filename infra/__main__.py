@@ -17,7 +17,13 @@ def main() -> None:
     config = pulumi.Config()
     texts = {
         field: value
-        for field, key in (("cloud", "cloud"), ("cidr", "cidr"), ("host_address", "hostAddress"))
+        for field, key in (
+            ("cloud", "cloud"),
+            ("cidr", "cidr"),
+            ("host_address", "hostAddress"),
+            ("recall_quota", "recallQuota"),
+            ("keep_recall_stores", "keepRecallStores"),
+        )
         if (value := config.get(key)) is not None
     }
     folders = {

@@ -9,6 +9,7 @@ from pydantic import Field
 from livemount.boot.api import BOOT_URL
 from livemount.core.errors import CorruptError, NotFoundError
 from livemount.core.machine import HOLD_SECONDS, NAME_PATTERN, Frozen, HoldSeconds, MachineDescription
+from livemount.core.quota import RECALL_QUOTA, QuotaText
 from livemount.core.settings import EnvironmentPaths, Settings
 
 
@@ -25,6 +26,10 @@ class EnvironmentRequest(Frozen):
     boot_url: str = BOOT_URL
     guest_tools: Path
     """The unpacked tools of guest preparation."""
+    recall_quota: QuotaText = RECALL_QUOTA
+    """Room of all recall stores of the live-mount host."""
+    keep_recall_stores: bool = False
+    """Whether they stay for the next mount of the same copy."""
     ipxe: Path
     """The folder of the iPXE binaries."""
 
@@ -42,6 +47,8 @@ class EnvironmentRequest(Frozen):
             home=settings.home,
             guest_tools=settings.cache / "guest-tools",
             ipxe=settings.cache / "ipxe",
+            recall_quota=settings.recall_quota,
+            keep_recall_stores=settings.keep_recall_stores,
         )
 
 

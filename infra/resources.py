@@ -173,6 +173,8 @@ class HostConfiguration(_Resource):
         address: pulumi.Input[str],
         token_file: Path,
         guest_tools: Path,
+        recall_quota: str,
+        keep_recall_stores: bool,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         """See `livemount.configure.HostSpec`."""
@@ -183,6 +185,8 @@ class HostConfiguration(_Resource):
             "address": address,
             "tokenFile": str(token_file),
             "guestTools": str(guest_tools),
+            "recallQuota": recall_quota,
+            "keepRecallStores": keep_recall_stores,
         }
         super().__init__(resource_name, inputs, opts)
 

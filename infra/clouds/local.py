@@ -52,6 +52,8 @@ class LocalCloud(Cloud):
             address=interface.output("privateAddress"),
             token_file=paths.api_token,
             guest_tools=request.guest_tools,
+            recall_quota=request.recall_quota,
+            keep_recall_stores=request.keep_recall_stores,
             opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[interface])),
         )
         image = MachineImage(

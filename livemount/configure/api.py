@@ -24,6 +24,7 @@ from livemount.configure.playbook import Inventory, play
 from livemount.configure.services import ServiceManager, service_manager
 from livemount.core.errors import LivemountError, UnavailableError, UsageError
 from livemount.core.machine import Frozen
+from livemount.core.quota import RECALL_QUOTA, QuotaText
 from livemount.core.settings import EnvironmentPaths, HostPaths, Settings
 from livemount.host.api import Health
 
@@ -49,6 +50,10 @@ class HostSpec(Frozen):
     """Holds the API token; made by the caller."""
     guest_tools: Path
     """What guest preparation puts into initrds (`python -m livemount.guest.tools FOLDER`)."""
+    recall_quota: QuotaText = RECALL_QUOTA
+    """Room of all recall stores: bytes, with a unit or not, or a part of their file system."""
+    keep_recall_stores: bool = False
+    """Keep what was recalled for the next mount of the same copy, within the quota: data of a copy, in the clear."""
     python: Path = Path(sys.executable)
     """Interpreter that the services run under."""
     variables: dict[str, str] = Field(default_factory=dict)
@@ -175,6 +180,8 @@ def _play(spec: HostSpec, playbook: str) -> int:
         "live_mount_address": spec.address,
         "live_mount_token_file": str(spec.token_file),
         "live_mount_guest_tools": str(spec.guest_tools),
+        "live_mount_recall_quota": spec.recall_quota,
+        "live_mount_keep_recall_stores": spec.keep_recall_stores,
         "live_mount_python": str(spec.python),
         "live_mount_variables": spec.variables,
         "live_mount_start_seconds": START_SECONDS,

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from livemount.core.errors import UsageError
 from livemount.core.machine import NAME_PATTERN, is_name
+from livemount.core.quota import RECALL_QUOTA, QuotaText
 
 
 class Settings(BaseSettings):
@@ -29,6 +30,11 @@ class Settings(BaseSettings):
     """The repository of copies; `None`: HOME/repository."""
     password_file: Path | None = None
     """The file with the repository's password; `None`: HOME/repository-password."""
+
+    recall_quota: QuotaText = RECALL_QUOTA
+    """Room of all recall stores of an environment's live-mount host; applied by `livemount environment up`."""
+    keep_recall_stores: bool = False
+    """Keep what was recalled for the next mount of the same copy; likewise."""
 
     @property
     def repository_path(self) -> Path:

@@ -85,6 +85,18 @@ class PseudoDiskState(Frozen):
     stats: PseudoDiskStats
 
 
+class RecallStats(Frozen):
+    """The recall stores of a host, as they were when they were last looked at."""
+
+    quota_bytes: int
+    used_bytes: int
+    """What they take of the file system."""
+    evictions: int
+    """Stores that no mount used and that were deleted for want of room."""
+    not_kept_chunks: int
+    """Chunks that were recalled and handed over, but not kept for want of room."""
+
+
 class PseudoDiskDriver(Protocol):
     """Client of the driver on this host. Every call is idempotent."""
 
@@ -99,7 +111,7 @@ class PseudoDiskDriver(Protocol):
         """Flush and take the disk down; its stores stay. Nothing happens when it is not attached."""
 
     def destroy(self, id: str) -> None:
-        """Detach, delete the private store, and delete the recall store when no other disk uses it."""
+        """Detach, delete the private store; the recall store goes with its last disk, where it is not to be kept."""
 
     def state(self, id: str) -> PseudoDiskState:
         """Raises `NotFoundError` when the id is not attached."""
@@ -109,3 +121,6 @@ class PseudoDiskDriver(Protocol):
 
     def flush(self, id: str) -> None:
         """Make everything written so far durable."""
+
+    def recall_stats(self) -> RecallStats:
+        """The recall stores in the host's own folder."""

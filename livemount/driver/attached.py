@@ -71,8 +71,10 @@ class Worker:
 class AttachedDisk:
     """A disk that is up, or that is being brought up again. `lock` is held for every change of it."""
 
-    def __init__(self, spec: PseudoDiskSpec) -> None:
+    def __init__(self, spec: PseudoDiskSpec, *, keep_recall_store: bool) -> None:
+        """`keep_recall_store`: also when this is its last disk."""
         self.spec = spec
+        self._keep_recall_store = keep_recall_store
         self.files = DiskFiles(spec.directory.resolve())
         self.lock = threading.RLock()
         self._descriptor: int | None = None
@@ -164,8 +166,8 @@ class AttachedDisk:
                 pass_fds=[self._descriptor],
                 # A session of its own: signals meant for the supervisor are not for it.
                 start_new_session=True,
-                # Chunks come and go in all threads; an arena for each would keep their memory.
-                env={**os.environ, "MALLOC_ARENA_MAX": "2"},
+                # Chunks come and go in all threads: arenas, or a heap that holds them, would keep their memory.
+                env={**os.environ, "MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "262144"},
             )
         worker = Worker(child.pid, os.pidfd_open(child.pid), child)
         try:
@@ -229,11 +231,11 @@ class AttachedDisk:
             )
 
     def flush(self) -> None:
-        """Have the worker make everything durable; a worker that is just being replaced is waited for."""
+        """Make everything durable; a worker that is just being replaced is waited for."""
         deadline = time.monotonic() + END_TIMEOUT
         while True:
             try:
-                protocol.call(self.files.control, {"call": "flush"}, timeout=END_TIMEOUT)
+                mounting.sync(self.files.disk, deadline - time.monotonic())
             except UnavailableError:
                 if time.monotonic() > deadline or self._ended.is_set():
                     raise
@@ -243,8 +245,7 @@ class AttachedDisk:
 
     def detach(self) -> None:
         """Flush and unmount. Raises `ConflictError` when somebody still uses the disk."""
-        if self._worker is not None:
-            self.flush()
+        self.flush()
         with self.lock:
             self._unmount()
             self._ended.set()
@@ -300,10 +301,10 @@ class AttachedDisk:
         self.delete()
 
     def delete(self) -> None:
-        """Delete the files of a disk that is down; the recall store goes when nobody else uses it."""
+        """Delete the files of a disk that is down."""
         facts = self.files.facts()
         if facts is not None:
-            RecallStore(self.spec.recall_directory, facts).leave(self.spec.id)
+            RecallStore(self.spec.recall_directory, facts).leave(self.spec.id, keep=self._keep_recall_store)
         shutil.rmtree(self.files.private, ignore_errors=True)
         for folder in (self.files.mount_point, self.files.folder):
             # The folder may hold files of others.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from livemount.driver import protocol
-from livemount.driver.api import PseudoDiskSpec, PseudoDiskState
+from livemount.driver.api import PseudoDiskSpec, PseudoDiskState, RecallStats
 
 
 class DriverClient:
@@ -41,3 +41,7 @@ class DriverClient:
     def flush(self, id: str) -> None:
         """Make everything written so far durable."""
         protocol.call(self._socket, {"call": "flush", "id": id})
+
+    def recall_stats(self) -> RecallStats:
+        """The recall stores of the host."""
+        return RecallStats.model_validate(protocol.call(self._socket, {"call": "recall-stats"}))

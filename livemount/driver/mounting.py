@@ -1,24 +1,36 @@
 """Mounting a FUSE connection: open, mount, answer INIT, set the limits of its backing device.
 
 INIT is answered here, once for the life of the mount; every worker then starts with a connection that is ready.
+
+Writes end in the kernel's page cache, as those to a plain file do, and come to the worker later, at the latest with a
+flush (`docs/durability.md`). So this process must never do I/O on a mount itself: it may wait for a worker that only
+this process can replace. `sync` has a program do it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
 import select
 import struct
+import subprocess
 from pathlib import Path
 
 from livemount import _native
-from livemount.core.errors import UnavailableError, UnsupportedError
+from livemount.core.errors import LivemountError, NoSpaceError, UnavailableError, UnsupportedError
 
 log = logging.getLogger(__name__)
 
 MAX_WRITE = 1 << 20
+MAX_DIRTY = 512 << 20
+"""Bytes of a disk that may be in the page cache and not yet in its private store: what a flush may have to wait for."""
+_MAX_BACKGROUND = 512
+"""Reads ahead and writes from the page cache under way. While that many writes are held for space, reads wait, too;
+with many more, a read would wait long behind a flush."""
+_SECOND = 1_000_000_000
 _PAGES = MAX_WRITE // 4096
 _MINOR = 40
 
@@ -26,10 +38,11 @@ _MINOR = 40
 _ASYNC_READ = 1 << 0
 _BIG_WRITES = 1 << 5
 _ASYNC_DIO = 1 << 15
+_WRITEBACK_CACHE = 1 << 16
 _MAX_PAGES = 1 << 22
 _INIT_EXT = 1 << 30
 _HAS_RESEND = 1 << 39
-_WANTED = _ASYNC_READ | _BIG_WRITES | _ASYNC_DIO | _MAX_PAGES | _INIT_EXT | _HAS_RESEND
+_WANTED = _ASYNC_READ | _BIG_WRITES | _ASYNC_DIO | _WRITEBACK_CACHE | _MAX_PAGES | _INIT_EXT | _HAS_RESEND
 
 _IN_HEADER = struct.Struct("<IIQQIIIHH")
 _INIT_IN = struct.Struct("<IIIII")
@@ -89,10 +102,10 @@ def _answer_init(descriptor: int) -> None:
         min(minor, _MINOR),
         min(readahead, MAX_WRITE),
         flags & 0xFFFFFFFF,
-        64,  # background requests
-        48,  # of them before the device counts as congested
+        _MAX_BACKGROUND,
+        _MAX_BACKGROUND * 3 // 4,  # of them before the device counts as congested
         MAX_WRITE,
-        1,
+        _SECOND,  # of times: the kernel sends the file's time with a flush, but not more often than it changes
         _PAGES,
         0,
         flags >> 32,
@@ -102,7 +115,7 @@ def _answer_init(descriptor: int) -> None:
 
 def _set_limits(mount_point: Path) -> None:
     folder = Path("/sys/class/bdi") / str(device_number(mount_point))
-    for name, value in (("read_ahead_kb", "1024"), ("strict_limit", "0"), ("max_ratio", "100")):
+    for name, value in (("read_ahead_kb", "1024"), ("strict_limit", "1"), ("max_bytes", str(MAX_DIRTY))):
         try:
             (folder / name).write_text(value)
         except OSError as error:
@@ -114,3 +127,29 @@ def clear(mount_point: Path) -> None:
     while device_number(mount_point) is not None:
         with contextlib.suppress(FileNotFoundError):
             _native.unmount(mount_point, force=True)
+
+
+def sync(file: Path, timeout: float) -> None:
+    """Make everything written to a file of a mount durable.
+
+    Raises `NoSpaceError` when what was written before found none, `UnavailableError` when no worker serves the mount in
+    time (seconds), `LivemountError` when it could not be written.
+    """
+    process = subprocess.Popen(
+        ["sync", str(file)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "LC_ALL": "C"},
+        text=True,
+    )
+    try:
+        _, said = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired as error:
+        # It cannot be killed while it waits for the worker; it ends by itself.
+        raise UnavailableError(f"{file} was not flushed within {timeout:.0f} s") from error
+    if process.returncode == 0:
+        return
+    kinds = {errno.ENOSPC: NoSpaceError, errno.ENOTCONN: UnavailableError, errno.ECONNABORTED: UnavailableError}
+    kind = next((kind for code, kind in kinds.items() if os.strerror(code) in said), LivemountError)
+    raise kind(f"{file} cannot be flushed: {said.strip()}")

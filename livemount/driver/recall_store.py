@@ -1,9 +1,9 @@
-"""The recall store's folder: one for each source identity (and recall unit), gone with its last user.
+"""The recall store's folder: one for each source identity (and recall unit).
 
 All disks of a host share it. `data` is sparse and holds the chunks; `live` holds one state byte a chunk, mapped by all
 workers and trusted until the machine restarts (a byte may reach the disk before its data); `durable` holds the states
 that were true at some earlier sync, replaced as a whole; `users/ID` is one file for each disk. The folder comes and
-goes under a lock.
+goes under a lock, and goes at once: it is renamed, then deleted. `livemount.driver.recall_stores` says when.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from livemount.core.errors import CorruptError
 from livemount.core.files import replace_file
 from livemount.driver.layout import Facts
+from livemount.driver.ledger import Ledger
 
 HEADER = 4096
 """Bytes before the first state in `live`; `native/pseudo-disk/src/recall.rs` has the same."""
@@ -31,8 +32,13 @@ _PRESENT = 1
 _ZERO = 2
 
 
+_DISCARDED = ".discarded-"
+"""What the name of a store that is being deleted begins with."""
+
+
 @contextmanager
-def _locked(recall_directory: Path) -> Iterator[None]:
+def locked(recall_directory: Path) -> Iterator[None]:
+    """Hold the lock under which stores are joined, left and discarded; makes the folder."""
     recall_directory.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(recall_directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -64,7 +70,8 @@ class RecallStore:
 
     def join(self, user: str, holes: Iterable[tuple[int, int]]) -> None:
         """Become a user; make the store when it is not there. `holes` are offsets and lengths of zeros."""
-        with _locked(self._directory):
+        with locked(self._directory):
+            Ledger(self._directory).make()
             (self.folder / "users").mkdir(parents=True, exist_ok=True)
             (self.folder / "users" / user).touch()
             header = _FIELDS.pack(_MAGIC, self._facts.size, self._facts.chunk_size, _boot_id())
@@ -115,7 +122,7 @@ class RecallStore:
 
     def checkpoint(self) -> None:
         """Make what was recalled so far survive a restart of the machine."""
-        with _locked(self._directory):
+        with locked(self._directory):
             content = (self.folder / "live").read_bytes()
             header, states = content[: _FIELDS.size], content[HEADER:]
             with (self.folder / "data").open("rb") as file:
@@ -145,10 +152,44 @@ class RecallStore:
             return 0
         return min(states.count(_PRESENT) * self._facts.chunk_size, self._facts.size)
 
-    def leave(self, user: str) -> None:
-        """Stop being a user; the last one takes the store with it."""
-        with _locked(self._directory):
+    def leave(self, user: str, *, keep: bool = False) -> None:
+        """Stop being a user; the last one takes the store with it, or has it kept for the next."""
+        with locked(self._directory):
             users = self.folder / "users"
             (users / user).unlink(missing_ok=True)
-            if users.is_dir() and not any(users.iterdir()):
-                shutil.rmtree(self.folder)
+            if not users.is_dir() or is_used(self.folder):
+                return
+            if keep:
+                os.utime(users)
+            else:
+                discard(self.folder)
+
+
+def is_used(store: Path) -> bool:
+    """Whether a disk uses a store. As long as the caller holds the lock, that stays so."""
+    users = store / "users"
+    return users.is_dir() and any(users.iterdir())
+
+
+def left_at(store: Path) -> int:
+    """When the last user left an unused store, in ns since the epoch; 0 for a store that never had one."""
+    try:
+        return (store / "users").stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def discard(store: Path) -> None:
+    """Delete a store that nobody uses. The caller holds the lock."""
+    # Half a store must never be taken for one: what `durable` tells of would be zeros in a new `data`.
+    going = store.with_name(f"{_DISCARDED}{store.name}")
+    if going.exists():
+        shutil.rmtree(going)
+    store.rename(going)
+    shutil.rmtree(going)
+
+
+def remove_discarded(recall_directory: Path) -> None:
+    """Delete what somebody was killed while deleting. The caller holds the lock."""
+    for going in recall_directory.glob(f"{_DISCARDED}*"):
+        shutil.rmtree(going)

@@ -23,8 +23,9 @@ from livemount.core.files import replace_file
 from livemount.core.machine import Frozen, is_name
 from livemount.core.settings import HostPaths
 from livemount.driver import protocol
-from livemount.driver.api import PseudoDiskSpec, PseudoDiskState
+from livemount.driver.api import PseudoDiskSpec, PseudoDiskState, RecallStats
 from livemount.driver.attached import AttachedDisk
+from livemount.driver.recall_stores import Keeper, RecallPolicy
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Record(Frozen):
 class Supervisor:
     """The disks of one host. Calls may come from many threads; those for one disk follow each other."""
 
-    def __init__(self, paths: HostPaths) -> None:
+    def __init__(self, paths: HostPaths, recall: RecallPolicy) -> None:
         """Take over the disks of an earlier supervisor. Raises `ConflictError` when one is running."""
         self._folder = paths.root / "driver"
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -49,14 +50,25 @@ class Supervisor:
         except BlockingIOError:
             os.close(self._lock_file)
             raise ConflictError(f"a pseudo-disk driver is already running for {paths.root}") from None
+        self._recall = paths.recall
+        self._keeper = Keeper(recall)
         self._disks: dict[str, AttachedDisk] = {}
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        for path in sorted(self._folder.glob("*.json")):
-            record = Record.model_validate_json(path.read_bytes())
+        records = [Record.model_validate_json(path.read_bytes()) for path in sorted(self._folder.glob("*.json"))]
+        for folder in {paths.recall, *(record.spec.recall_directory for record in records)}:
+            try:
+                self._keeper.stores(folder)
+            except (OSError, LivemountError) as error:
+                # The disks come first; the keeper tries again.
+                log.error("recall stores in %s: %s", folder, error)
+        for record in records:
             if record.attached:
-                disk = AttachedDisk(record.spec)
+                disk = self._disk(record.spec)
                 disk.resume()
                 self._disks[record.spec.id] = disk
+
+    def _disk(self, spec: PseudoDiskSpec) -> AttachedDisk:
+        return AttachedDisk(spec, keep_recall_store=self._keeper.policy.keep_unused)
 
     def _record_path(self, id: str) -> Path:
         if not is_name(id):
@@ -90,8 +102,9 @@ class Supervisor:
                 )
             if spec.id not in self._disks:
                 self._write_record(Record(spec=spec, attached=True))
-                disk = AttachedDisk(spec)
+                disk = self._disk(spec)
                 try:
+                    self._keeper.stores(spec.recall_directory)
                     disk.attach()
                 except BaseException:
                     if before is None:
@@ -124,8 +137,9 @@ class Supervisor:
             if disk is not None:
                 disk.destroy()
             elif record is not None:
-                AttachedDisk(record.spec).remove()
+                self._disk(record.spec).remove()
             path.unlink(missing_ok=True)
+        self._keeper.wake()
 
     def state(self, id: str) -> PseudoDiskState:
         """See `PseudoDiskDriver.state`."""
@@ -138,6 +152,10 @@ class Supervisor:
     def flush(self, id: str) -> None:
         """See `PseudoDiskDriver.flush`."""
         self._attached(id).flush()
+
+    def recall_stats(self) -> RecallStats:
+        """See `PseudoDiskDriver.recall_stats`."""
+        return self._keeper.stores(self._recall).stats()
 
     def answer(self, request: protocol.Message) -> Any:
         """Do what a client asked for; the result as JSON."""
@@ -154,6 +172,8 @@ class Supervisor:
                 return [state.model_dump(mode="json") for state in self.states()]
             case {"call": "flush", "id": str(id)}:
                 return self.flush(id)
+            case {"call": "recall-stats"}:
+                return self.recall_stats().model_dump(mode="json")
         raise UsageError("the request is malformed")
 
 
@@ -169,9 +189,9 @@ def _serve_client(supervisor: Supervisor, client: socket.socket) -> None:
             client.sendall(protocol.encode(answer))
 
 
-def serve(paths: HostPaths) -> None:
+def serve(paths: HostPaths, recall: RecallPolicy) -> None:
     """Run the service until it is killed; the disks go on without it."""
-    supervisor = Supervisor(paths)
+    supervisor = Supervisor(paths, recall)
     paths.run.mkdir(parents=True, exist_ok=True)
     with protocol.listen(paths.driver_socket) as server:
         log.info("listening at %s", paths.driver_socket)

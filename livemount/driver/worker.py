@@ -2,7 +2,8 @@
 
 It gets its task as one JSON line on stdin and answers with one on stdout when the disk is up. Its socket hands the
 /dev/fuse descriptor to a new supervisor. Kill it at any time: writes that were flushed are on disk, all others are in
-the page cache, and the kernel sends the next worker what this one had not answered. It ends when the mount is gone.
+the page cache (of the private store's files, or still of the mount), and the kernel sends the next worker what this one
+had not answered. It ends when the mount is gone.
 """
 
 from __future__ import annotations
@@ -65,7 +66,13 @@ class Worker:
         self._recall_store.join(task["id"], holes)
         self._files.prepare_counters()
         self._disk = PseudoDisk(
-            self._files.private, self._recall_store.folder, facts.size, facts.chunk_size, recaller, RECALL_THREADS
+            self._files.private,
+            self._recall_store.folder,
+            facts.size,
+            facts.chunk_size,
+            recaller,
+            RECALL_THREADS,
+            task["hold_seconds"],
         )
         self._checkpointed = self._recalled()
         profile = task["profile"]
@@ -139,12 +146,9 @@ class Worker:
         match request["call"]:
             case "descriptor":
                 socket.send_fds(connection, [encode({"result": os.getpid()})], [self._descriptor])
-            case "flush" | "save-profile" as call:
+            case "save-profile":
                 try:
-                    if call == "flush":
-                        self._disk.flush()
-                    else:
-                        self._save_profile()
+                    self._save_profile()
                 except OSError as error:
                     connection.sendall(encode(error_message(error)))
                 else:

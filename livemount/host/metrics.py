@@ -1,4 +1,4 @@
-"""The host's metrics in Prometheus' text format: what the pseudo-disks count, one label `mount`.
+"""The host's metrics in Prometheus' text format: the pseudo-disks' counters, by mount, and the recall stores' room.
 
 Nothing is kept here: each scrape asks the driver, and mounts that are gone are no longer listed.
 """
@@ -19,7 +19,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
-from livemount.driver.api import Latency, PseudoDiskState
+from livemount.driver.api import Latency, PseudoDiskState, RecallStats
 
 __all__ = ["CONTENT_TYPE", "render"]
 
@@ -42,13 +42,28 @@ READS = {"zero": "zero_hits", "private": "private_hits", "recall": "recall_hits"
 LATENCIES = {"read_latency": "Time to answer a read", "write_latency": "Time to answer a write or zeroing"}
 
 
-class _Disks(Collector):
-    def __init__(self, states: Iterable[PseudoDiskState]) -> None:
+class _Host(Collector):
+    def __init__(self, states: Iterable[PseudoDiskState], recall: RecallStats) -> None:
         self._states = list(states)
+        self._recall = recall
 
     @override
     def collect(self) -> Iterable[Metric]:
-        """One family a counter, one sample a mount in each."""
+        """One family a counter; one sample a mount in each, except for what is the host's."""
+        yield GaugeMetricFamily(
+            "livemount_recall_quota_bytes", "Room of all recall stores", value=self._recall.quota_bytes
+        )
+        yield GaugeMetricFamily(
+            "livemount_recall_used_bytes", "What all recall stores take", value=self._recall.used_bytes
+        )
+        yield CounterMetricFamily(
+            "livemount_recall_evictions", "Unused recall stores deleted for want of room", value=self._recall.evictions
+        )
+        yield CounterMetricFamily(
+            "livemount_recall_not_kept_chunks",
+            "Chunks recalled and not kept for want of room",
+            value=self._recall.not_kept_chunks,
+        )
         info = InfoMetricFamily(
             "livemount_disk", "A pseudo-disk and the machine its boot profile is for", labels=["mount"]
         )
@@ -89,8 +104,8 @@ def _cumulative(latency: Latency) -> list[tuple[str, float]]:
     return [*buckets[:-1], ("+Inf", float(total))]
 
 
-def render(states: Iterable[PseudoDiskState]) -> bytes:
+def render(states: Iterable[PseudoDiskState], recall: RecallStats) -> bytes:
     """The answer to a scrape."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Disks(states))
+    registry.register(_Host(states, recall))
     return generate_latest(registry)

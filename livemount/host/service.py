@@ -102,6 +102,8 @@ def create_app(mounts: Mounts, token: str) -> FastAPI:
     # mounts and machines are for those who may mount, and guests can reach this port.
     @app.get("/metrics", dependencies=guarded, responses=errors)
     def get_metrics() -> Response:
-        return Response(metrics.render(mounts.driver.states()), media_type=metrics.CONTENT_TYPE)
+        return Response(
+            metrics.render(mounts.driver.states(), mounts.driver.recall_stats()), media_type=metrics.CONTENT_TYPE
+        )
 
     return app

@@ -67,7 +67,8 @@ class Listing:
 class CheckReport(Frozen):
     """What `check` found."""
 
-    read_data: bool
+    read_percent: float
+    """How much of the stored data was read and verified."""
     problems: list[str]
     """What is damaged or missing."""
     leftovers: list[str]
@@ -195,11 +196,11 @@ class Repository:
             raise ConflictError(f"{reference} names {len(fitting)} copies", hint=f"give more digits: {listed}")
         raise NotFoundError(f"{self.path} has no copy {reference}", hint=f"copies of {name}: {listed}")
 
-    def check(self, read_data: bool = False) -> CheckReport:
-        """Check the structure, and with `read_data` also every byte that copies need."""
-        found = self._native.check(read_data)
+    def check(self, read_percent: float = 0) -> CheckReport:
+        """Check the structure, and of what copies need this part, in per cent, byte by byte; chosen by chance."""
+        found = self._native.check(read_percent)
         return CheckReport(
-            read_data=read_data,
+            read_percent=read_percent,
             problems=[text for problem, text in found if problem],
             leftovers=[text for problem, text in found if not problem],
         )

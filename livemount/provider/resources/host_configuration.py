@@ -7,6 +7,7 @@ from pathlib import Path
 from typing_extensions import override
 
 from livemount.configure.api import HostSpec, check, configure, remove, roles_digest
+from livemount.core.quota import RECALL_QUOTA, QuotaText
 from livemount.core.secrets import secret_file
 from livemount.provider.resource import Inputs, Resource, Values
 
@@ -21,6 +22,8 @@ class HostConfigurationInputs(Inputs):
     address: str
     token_file: Path
     guest_tools: Path
+    recall_quota: QuotaText = RECALL_QUOTA
+    keep_recall_stores: bool = False
 
     def spec(self) -> HostSpec:
         """What the roles are run with."""
@@ -31,6 +34,8 @@ class HostConfigurationInputs(Inputs):
             address=self.address,
             token_file=self.token_file,
             guest_tools=self.guest_tools,
+            recall_quota=self.recall_quota,
+            keep_recall_stores=self.keep_recall_stores,
         )
 
 
@@ -42,7 +47,7 @@ class HostConfiguration(Resource[HostConfigurationInputs]):
 
     token = "livemount:index:HostConfiguration"  # noqa: S105
     inputs = HostConfigurationInputs
-    updatable = frozenset({"address", "tokenFile", "guestTools"})
+    updatable = frozenset({"address", "tokenFile", "guestTools", "recallQuota", "keepRecallStores"})
 
     @override
     def id(self, inputs: HostConfigurationInputs) -> str:

@@ -102,7 +102,7 @@ impl Disk {
 
     /// Writes at most `REGION` bytes.
     pub fn write(&self, data: &[u8], offset: u64, hand: &[Chunk], trace: &mut Trace) -> Result<(), Fault> {
-        let end = self.check(offset, data.len() as u64, libc::ENOSPC)?;
+        let end = self.check(offset, data.len() as u64, libc::EFBIG)?;
         if data.is_empty() {
             return Ok(());
         }

@@ -319,23 +319,16 @@ impl Server {
         }
     }
 
-    /// Answers a request that failed, or lets one that misses wait for its chunks.
+    /// Answers a request that failed, when it cannot go on any more.
     fn go_on(&self, unique: u64, fault: Fault, start: Instant, operation: impl FnOnce() -> Operation) {
         let operation = operation();
         let (errors, latency) = match operation {
             Operation::Read { .. } => (Counter::ReadErrors, Latency::Read),
             _ => (Counter::WriteErrors, Latency::Write),
         };
-        let missing = match fault {
-            Fault::Missing(missing) => missing,
-            Fault::Errno(errno) => {
-                self.requests.disk.counters.add(errors, 1);
-                return self.device.reply(unique, Err(errno));
-            }
-        };
         let length = if let Operation::Write { data, .. } = &operation { Some(data.len()) } else { None };
         let (requests, device) = (Arc::clone(&self.requests), self.device.clone());
-        self.requests.submit(operation, &missing, move |outcome| {
+        self.requests.submit(operation, fault, move |outcome| {
             requests.disk.counters.took(latency, start);
             match outcome {
                 Ok(data) => device.reply(unique, Ok(&length.map_or(data, written))),

@@ -5,7 +5,9 @@ mod counters;
 mod disk;
 mod error;
 mod fuse;
+mod held;
 mod journal;
+mod ledger;
 mod map;
 mod map_file;
 mod mapping;
@@ -18,12 +20,14 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::disk::{Disk, Fault, REGION};
+use crate::disk::{Disk, REGION};
 use crate::error::{errno, os_error};
 use crate::requests::{Operation, Outcome, Requests};
 
@@ -40,10 +44,9 @@ impl PseudoDisk {
         let requests = &self.requests;
         let outcome: Outcome = py.detach(|| match requests.run(&operation, &[]) {
             Ok(data) => Ok(data),
-            Err(Fault::Errno(errno)) => Err(errno),
-            Err(Fault::Missing(missing)) => {
+            Err(fault) => {
                 let (sender, receiver) = sync_channel(1);
-                requests.submit(operation, &missing, move |outcome| drop(sender.send(outcome)));
+                requests.submit(operation, fault, move |outcome| drop(sender.send(outcome)));
                 receiver.recv().unwrap_or(Err(libc::EIO))
             }
         });
@@ -54,6 +57,8 @@ impl PseudoDisk {
 #[pymethods]
 impl PseudoDisk {
     #[new]
+    #[pyo3(signature = (private, recall_store, size, chunk_size, recall, recall_threads, hold=0.0))]
+    #[expect(clippy::too_many_arguments, reason = "named in Python")]
     fn new(
         py: Python<'_>,
         private: PathBuf,
@@ -62,9 +67,11 @@ impl PseudoDisk {
         chunk_size: u64,
         recall: Py<PyAny>,
         recall_threads: usize,
+        hold: f64,
     ) -> PyResult<Self> {
+        let hold = Duration::try_from_secs_f64(hold).map_err(|error| PyValueError::new_err(error.to_string()))?;
         let disk = py.detach(|| Disk::open(&private, &recall_store, size, chunk_size))?;
-        Ok(Self { requests: Requests::start(disk, recall, recall_threads), session: Mutex::new(None) })
+        Ok(Self { requests: Requests::start(disk, recall, recall_threads, hold), session: Mutex::new(None) })
     }
 
     fn read<'py>(&self, py: Python<'py>, offset: u64, length: usize) -> PyResult<Bound<'py, PyBytes>> {

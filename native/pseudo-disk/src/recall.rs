@@ -5,12 +5,14 @@
 //! only until the machine restarts; `livemount/driver/recall_store.py` keeps the ones that survive that.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, errno};
+use crate::ledger::Ledger;
 use crate::mapping::Mapping;
 
 /// Where the state bytes start in the map file, after the header that Python writes.
@@ -44,6 +46,8 @@ pub struct Trace {
 pub struct RecallStore {
     data: File,
     states: Mapping,
+    /// Of the folder that holds all recall stores.
+    ledger: Ledger,
     /// One bit a chunk: this disk has read it since it was opened.
     seen: Vec<AtomicU64>,
     size: u64,
@@ -55,8 +59,9 @@ impl RecallStore {
         let open = |name| File::options().read(true).write(true).open(folder.join(name));
         let chunks = size.div_ceil(chunk_size) as usize;
         let states = Mapping::new(&open("live")?, STATES + chunks)?;
+        let ledger = Ledger::open(folder.parent().ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?)?;
         let seen = (0..chunks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Ok(Self { data: open("data")?, states, seen, size, chunk_size })
+        Ok(Self { data: open("data")?, states, ledger, seen, size, chunk_size })
     }
 
     pub fn chunks(&self) -> u64 {
@@ -108,13 +113,24 @@ impl RecallStore {
         Ok(())
     }
 
-    /// Keeps a chunk and says whether it could. Failing to (no space) only costs another recall later.
+    /// Whether there is room for one more chunk: without it, a recall that nobody waits for is of no use.
+    pub fn has_room(&self) -> bool {
+        self.ledger.has_room(self.chunk_size)
+    }
+
+    /// Keeps a chunk and says whether it could. Failing to (no space, or no room in the quota) only costs another
+    /// recall later.
     pub fn keep(&self, chunk: u64, bytes: &[u8]) -> bool {
+        if self.has(chunk) {
+            return true;
+        }
         let state = if bytes.iter().all(|byte| *byte == 0) {
             ZERO
-        } else if self.data.write_all_at(bytes, chunk * self.chunk_size).is_ok() {
+        } else if self.ledger.take(bytes.len() as u64) && self.data.write_all_at(bytes, chunk * self.chunk_size).is_ok()
+        {
             PRESENT
         } else {
+            self.ledger.count_not_kept();
             return false;
         };
         self.states.bytes()[STATES + chunk as usize].store(state, Ordering::Release);

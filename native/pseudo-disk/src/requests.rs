@@ -20,6 +20,7 @@ use pyo3::pybacked::PyBackedBytes;
 use crate::ahead::Streams;
 use crate::counters::Counter;
 use crate::disk::{Disk, Fault};
+use crate::held::{Held, is_full};
 use crate::recall::{Chunk, Place, Trace};
 
 /// Threads that stay, so that a recall never needs one that the machine has no room for.
@@ -42,7 +43,7 @@ pub type Outcome = Result<Vec<u8>, i32>;
 
 type Done = Box<dyn FnOnce(Outcome) + Send>;
 
-struct Waiting {
+pub struct Waiting {
     operation: Operation,
     done: Mutex<Option<Done>>,
     hand: Mutex<Vec<Chunk>>,
@@ -81,6 +82,7 @@ struct Queue {
 
 pub struct Requests {
     pub disk: Disk,
+    pub held: Held,
     recall: Py<PyAny>,
     queue: Mutex<Queue>,
     filled: Condvar,
@@ -92,8 +94,8 @@ pub struct Requests {
 
 impl Requests {
     /// `recall(offset, length, background)` is Python's: it returns the source's bytes or raises `OSError`, with the
-    /// errno `ETIMEDOUT` when the source does not answer.
-    pub fn start(disk: Disk, recall: Py<PyAny>, max_threads: usize) -> Arc<Self> {
+    /// errno `ETIMEDOUT` when the source does not answer. `hold` is how long writes wait for space.
+    pub fn start(disk: Disk, recall: Py<PyAny>, max_threads: usize, hold: Duration) -> Arc<Self> {
         let queue = Queue {
             waiting: HashMap::new(),
             demand: VecDeque::new(),
@@ -109,6 +111,7 @@ impl Requests {
         };
         let requests = Arc::new_cyclic(|me| Self {
             disk,
+            held: Held::new(hold),
             recall,
             queue: Mutex::new(queue),
             filled: Condvar::new(),
@@ -125,6 +128,7 @@ impl Requests {
 
     /// Ends the recall threads; requests that still wait fail.
     pub fn close(&self) {
+        self.held.close();
         let left = {
             let mut queue = self.queue.lock();
             queue.closed = true;
@@ -157,7 +161,7 @@ impl Requests {
 
     /// A write that goes as far as it can without waiting.
     pub fn write(&self, data: &[u8], offset: u64) -> Result<(), Fault> {
-        self.traced(|trace| self.disk.write(data, offset, &[], trace)).map(|((), _)| ())
+        self.traced(|trace| self.disk.write(data, offset, &[], trace)).map(|((), _)| self.held.found_space())
     }
 
     fn traced<T>(&self, work: impl FnOnce(&mut Trace) -> Result<T, Fault>) -> Result<(T, Place), Fault> {
@@ -179,22 +183,39 @@ impl Requests {
         if !plan.cancelled.is_empty() {
             queue.ahead.retain(|chunk| !plan.cancelled.contains(chunk));
         }
-        if !plan.wanted.is_empty() && !queue.paused {
+        if !plan.wanted.is_empty() && !queue.paused && self.disk.recall.has_room() {
             queue.ahead.extend(plan.wanted);
             self.wake(&mut queue);
         }
     }
 
-    /// Has a request wait for its missing chunks, then run; `done` gets the outcome on another thread.
-    pub fn submit(&self, operation: Operation, missing: &[u64], done: impl FnOnce(Outcome) + Send + 'static) {
-        let request = Waiting {
+    /// Has a request that met a fault go on when it can, or fail; `done` gets the outcome, perhaps on another thread.
+    pub fn submit(&self, operation: Operation, fault: Fault, done: impl FnOnce(Outcome) + Send + 'static) {
+        let request = Arc::new(Waiting {
             operation,
             done: Mutex::new(Some(Box::new(done))),
             hand: Mutex::default(),
-            missing: AtomicUsize::new(missing.len()),
+            missing: AtomicUsize::new(0),
             failure: AtomicI32::new(0),
-        };
-        self.wait(&Arc::new(request), missing);
+        });
+        self.go_on(&request, fault);
+    }
+
+    fn go_on(&self, request: &Arc<Waiting>, fault: Fault) {
+        match fault {
+            Fault::Missing(missing) => {
+                request.missing.store(missing.len(), Ordering::Release);
+                self.wait(request, &missing);
+            }
+            Fault::Errno(errno) => {
+                let changes = !matches!(request.operation, Operation::Read { .. });
+                let held =
+                    changes && is_full(errno) && self.me.upgrade().is_some_and(|me| self.held.take(&me, request));
+                if !held {
+                    finish(request, Err(errno));
+                }
+            }
+        }
     }
 
     fn wait(&self, request: &Arc<Waiting>, missing: &[u64]) {
@@ -269,6 +290,7 @@ impl Requests {
     fn has_background_work(&self, queue: &Queue) -> bool {
         let (ahead, profile) = self.background_limits();
         !queue.paused
+            && self.disk.recall.has_room()
             && (!queue.ahead.is_empty() && queue.background < ahead
                 || !queue.profile.is_empty() && queue.background < profile)
     }
@@ -284,7 +306,7 @@ impl Requests {
             return Some(Run { first, count, background: false });
         }
         let (ahead, profile) = self.background_limits();
-        if queue.paused {
+        if queue.paused || !self.disk.recall.has_room() {
             return None;
         }
         let Queue { waiting, background, .. } = queue;
@@ -385,10 +407,7 @@ impl Requests {
         }
         let fetched = fetched.map(|bytes| bytes.map(|bytes| (chunk, Arc::new(bytes.to_vec()))));
         for request in requests {
-            let guarded = AssertUnwindSafe(|| self.arrived(&request, fetched.clone()));
-            if catch_unwind(guarded).is_err() {
-                finish(&request, Err(libc::EIO));
-            }
+            guarded(&request, || self.arrived(&request, fetched.clone()));
         }
     }
 
@@ -405,17 +424,22 @@ impl Requests {
         if failure != 0 {
             return finish(request, Err(failure));
         }
-        let hand = std::mem::take(&mut *request.hand.lock());
-        match self.run(&request.operation, &hand) {
-            Ok(data) => finish(request, Ok(data)),
-            Err(Fault::Errno(errno)) => finish(request, Err(errno)),
-            // What was at hand stays there: with no room in the recall store it is nowhere else.
-            Err(Fault::Missing(missing)) => {
-                *request.hand.lock() = hand;
-                request.missing.store(missing.len(), Ordering::Release);
-                self.wait(request, &missing);
+        self.attempt(request);
+    }
+
+    /// Runs a request whose chunks are all here.
+    pub fn attempt(&self, request: &Arc<Waiting>) {
+        guarded(request, || {
+            let hand = std::mem::take(&mut *request.hand.lock());
+            match self.run(&request.operation, &hand) {
+                Ok(data) => finish(request, Ok(data)),
+                Err(fault) => {
+                    // What was at hand stays there: with no room in the recall store it is nowhere else.
+                    *request.hand.lock() = hand;
+                    self.go_on(request, fault);
+                }
             }
-        }
+        });
     }
 
     /// Runs an operation with the chunks at hand.
@@ -428,7 +452,17 @@ impl Requests {
             Operation::Write { offset, data } => self.disk.write(data, *offset, hand, trace).map(|()| Vec::new()),
             Operation::Zero { offset, length } => self.disk.zero(*offset, *length, hand, trace).map(|()| Vec::new()),
         });
+        if ran.is_ok() && !matches!(operation, Operation::Read { .. }) {
+            self.held.found_space();
+        }
         ran.map(|(data, _)| data)
+    }
+}
+
+/// Does something for a request; a panic is an error of this one.
+fn guarded(request: &Waiting, work: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+        finish(request, Err(libc::EIO));
     }
 }
 

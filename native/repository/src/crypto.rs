@@ -38,15 +38,15 @@ impl Key {
         sealed
     }
 
-    /// The plain text, or nothing when the MAC does not fit.
-    pub fn open(&self, sealed: &[u8]) -> Option<Vec<u8>> {
-        let (nonce, rest) = sealed.split_at_checked(NONCE)?;
-        let (text, tag) = rest.split_at_checked(rest.len().checked_sub(TAG)?)?;
-        let mut plain = text.to_vec();
+    /// The plain text (in the same memory), or nothing when the MAC does not fit.
+    pub fn open(&self, mut sealed: Vec<u8>) -> Option<Bytes> {
+        let end = sealed.len().checked_sub(TAG).filter(|end| *end >= NONCE)?;
+        let (front, tag) = sealed.split_at_mut(end);
+        let (nonce, text) = front.split_at_mut(NONCE);
         Aes256CtrPoly1305Aes::new(&self.0)
-            .decrypt_in_place_detached(Nonce::from_slice(nonce), &[], &mut plain, Tag::from_slice(tag))
+            .decrypt_in_place_detached(Nonce::from_slice(nonce), &[], text, Tag::from_slice(tag))
             .ok()?;
-        Some(plain)
+        Some(Bytes::from(sealed).slice(NONCE..end))
     }
 }
 

@@ -3,7 +3,7 @@
 //! The index is used when the disk is opened, and again when a pack is gone that a prune has repacked; what is kept is 12
 //! bytes a chunk and 52 bytes a distinct chunk.
 //! Every chunk is checked by its MAC and by the SHA-256 that is its id before a byte of it is handed out. Threads that
-//! want the same chunk at once share one read of it.
+//! want parts of the same chunk at once share one read of it.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -23,7 +23,7 @@ use crate::index::{BlobKind, Entry, Index};
 use crate::repository::Repository;
 use crate::workers;
 
-/// Bytes of recently read chunks that are kept.
+/// Bytes of chunks that are kept because only parts of them were read.
 const CACHE: u64 = 64 << 20;
 /// More than two shards of the cache would be too small for the 8 MiB chunks that restic makes.
 const CACHE_ITEMS: usize = 64;
@@ -167,8 +167,13 @@ impl Disk {
         first..end
     }
 
-    fn chunk(&self, number: u32) -> Result<Bytes> {
-        self.cache.get_or_insert_with(&number, || self.fetch(number).map(Bytes::from))
+    /// A chunk's content. One of which only a part is wanted is kept, for the rest is likely to be wanted next; one
+    /// that is wanted whole is not: whoever asked has it, and an idle mount is small.
+    fn chunk(&self, number: u32, whole: bool) -> Result<Bytes> {
+        if !whole {
+            return self.cache.get_or_insert_with(&number, || self.fetch(number));
+        }
+        self.cache.get(&number).map_or_else(|| self.fetch(number), Ok)
     }
 
     fn place(&self, number: u32) -> (Id, Entry) {
@@ -177,7 +182,7 @@ impl Disk {
         (places.packs[entry.pack as usize], entry)
     }
 
-    fn fetch(&self, number: u32) -> Result<Vec<u8>> {
+    fn fetch(&self, number: u32) -> Result<Bytes> {
         let (pack, entry) = self.place(number);
         let result = self.repository.read_blob(&pack, &entry);
         if !matches!(&result, Err(error) if error.kind == Kind::Corrupt)
@@ -218,7 +223,10 @@ impl Disk {
                 let within = (begin - self.starts[at]) as usize..(end - self.starts[at]) as usize;
                 Ok(match self.chunks[at] {
                     HOLE => (None, within.len()),
-                    number => (Some(self.chunk(number)?.slice(within.clone())), within.len()),
+                    number => {
+                        let whole = within.len() as u64 == self.starts[at + 1] - self.starts[at];
+                        (Some(self.chunk(number, whole)?.slice(within.clone())), within.len())
+                    }
                 })
             })
             .collect()

@@ -137,8 +137,8 @@ impl PyRepository {
     }
 
     /// What is wrong, as (is an error, text).
-    fn check(&self, py: Python<'_>, read_data: bool) -> PyResult<Vec<(bool, String)>> {
-        Ok(py.detach(|| contained(|| self.0.check(read_data)))?)
+    fn check(&self, py: Python<'_>, read_percent: f64) -> PyResult<Vec<(bool, String)>> {
+        Ok(py.detach(|| contained(|| self.0.check(read_percent)))?)
     }
 
     /// What the rules say of each of these snapshots, as (id, is kept, reasons).

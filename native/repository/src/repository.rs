@@ -3,10 +3,11 @@
 use std::path::{Component, Path};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rustic_core::repofile::{Node, SnapshotFile, Tree};
 use rustic_core::{
-    CheckOptions, ConfigOptions, Credentials, FileType, Id, KeyOptions, OpenStatus, RepositoryBackends,
-    RepositoryOptions,
+    CheckOptions, ConfigOptions, Credentials, FileType, Id, KeyOptions, OpenStatus, ReadSubsetOption,
+    RepositoryBackends, RepositoryOptions,
 };
 use serde::de::DeserializeOwned;
 
@@ -96,12 +97,13 @@ impl Repository {
             ))
         };
         let sealed = self.store.read(kind, id)?;
-        let plain = self.key.open(&sealed).ok_or_else(|| bad("its MAC does not fit"))?;
+        let plain = self.key.open(sealed).ok_or_else(|| bad("its MAC does not fit"))?;
         let text = match plain.first() {
             Some(b'{' | b'[') => plain,
             // 2: zstd follows. The MAC was right, so it is what a holder of the key wrote.
             Some(2) => zstd::stream::decode_all(&plain[1..])
-                .map_err(|error| bad(&format!("it cannot be unpacked: {error}")))?,
+                .map_err(|error| bad(&format!("it cannot be unpacked: {error}")))?
+                .into(),
             _ => return Err(bad("its encoding is unknown")),
         };
         serde_json::from_slice(&text).map_err(|error| bad(&format!("it cannot be parsed: {error}")))
@@ -127,7 +129,7 @@ impl Repository {
     }
 
     /// Read a blob and check it against its id.
-    pub fn read_blob(&self, pack: &Id, entry: &Entry) -> Result<Vec<u8>> {
+    pub fn read_blob(&self, pack: &Id, entry: &Entry) -> Result<Bytes> {
         let bad = |reason: &str| {
             Error::corrupt(format!(
                 "the chunk {} in pack {} of {} is damaged: {reason}",
@@ -141,10 +143,11 @@ impl Repository {
             return Err(bad("its length is not plausible"));
         }
         let sealed = self.store.read_at(FileType::Pack, pack, entry.offset, entry.length)?;
-        let plain = self.key.open(&sealed).ok_or_else(|| bad("its MAC does not fit"))?;
+        let plain = self.key.open(sealed).ok_or_else(|| bad("its MAC does not fit"))?;
         let content = if entry.compressed {
             zstd::bulk::decompress(&plain, entry.content as usize)
                 .map_err(|error| bad(&format!("it cannot be unpacked: {error}")))?
+                .into()
         } else {
             plain
         };
@@ -212,14 +215,19 @@ impl Repository {
         serde_json::from_slice(&text).map_err(|error| Error::corrupt(format!("{name} cannot be parsed: {error}")))
     }
 
-    /// Check the structure, and with `read_data` every pack that a snapshot needs. Returns (is an error, text).
-    pub fn check(&self, read_data: bool) -> Result<Vec<(bool, String)>> {
+    /// Check the structure, and of the packs that a snapshot needs this part, in per cent, chosen by chance. Returns (is
+    /// an error, text).
+    pub fn check(&self, read_percent: f64) -> Result<Vec<(bool, String)>> {
+        let mut options = CheckOptions::default().read_data(read_percent > 0.0);
+        if read_percent < 100.0 {
+            options = options.read_data_subset(ReadSubsetOption::Percentage(read_percent));
+        }
         let snapshots = self.snapshots()?;
         let index = Index::load(self)?;
         let mut findings: Vec<_> =
             snapshots.bad.into_iter().chain(index.damaged).map(|error| (true, error.message)).collect();
         let trees = snapshots.good.into_iter().map(|(_, file)| file.tree).collect();
-        match self.inner.check_with_trees(CheckOptions::default().read_data(read_data), trees) {
+        match self.inner.check_with_trees(options, trees) {
             Ok(results) => findings.extend(
                 results
                     .0

@@ -90,6 +90,8 @@ def new_host(folder: Path) -> Iterator[HostSpec]:
         guest_tools=folder,
         python=python,
         variables={"STAND_IN_BREAKS": str(folder)},
+        recall_quota="25%",
+        keep_recall_stores=True,
     )
     try:
         yield made
@@ -118,6 +120,8 @@ def test_services_run_and_a_second_run_changes_nothing(host: HostSpec) -> None:
     api.wait_ready(host, 20)
     before = service_pids(host)
     assert set(before) == set(SERVICES)
+    words = Path(f"/proc/{before['driver']}/cmdline").read_text().rstrip("\0").split("\0")
+    assert words[-5:] == ["--root", str(host.host.root), "--recall-quota", "25%", "--keep-recall-stores"]
     assert api._play(host, "site.yml") == 0
     assert service_pids(host) == before
     assert (host.host.root / "run").stat().st_mode & 0o777 == 0o711
@@ -228,7 +232,8 @@ def test_units_for_systemd_are_sound(spec: HostSpec, tmp_path: Path) -> None:
   tasks:
     - ansible.builtin.include_vars: {{file: "{api.ROLES}/roles/{{{{ item }}}}/vars/main.yml"}}
       loop: [pseudo_disk, iscsi_target, boot_server, host_api, manager]
-    - ansible.builtin.include_vars: {{file: "{api.ROLES}/roles/common/defaults/main.yml"}}
+    - ansible.builtin.include_vars: {{file: "{api.ROLES}/roles/{{{{ item }}}}/defaults/main.yml"}}
+      loop: [common, pseudo_disk]
     - ansible.builtin.template:
         src: "{api.ROLES}/roles/service/templates/unit.service.j2"
         dest: "{units}/{{{{ service.name }}}}.service"
@@ -257,6 +262,7 @@ def test_units_for_systemd_are_sound(spec: HostSpec, tmp_path: Path) -> None:
     assert not complaints
     text = {file.stem: file.read_text() for file in files}
     assert "KillMode=process" in text["driver"]
+    assert "--recall-quota 50%%\n" in text["driver"]
     assert "ProtectSystem" not in text["driver"]
     assert "NetworkNamespacePath=/run/netns/lm-local-host" in text["target"]
     assert "ProtectSystem=strict" in text["target"]

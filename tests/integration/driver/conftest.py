@@ -53,12 +53,16 @@ class Host:
         self.paths = HostPaths(root)
         self.client = DriverClient(self.paths.driver_socket)
         self.process: subprocess.Popen[bytes] | None = None
+        self.options: tuple[str, ...] = ()
+        """More words of the service's command line."""
 
     def start(self) -> None:
         """Start the service and wait until it answers."""
         with (self.root / "driver.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "livemount.driver", "--root", str(self.root)], stdout=log, stderr=log
+                [sys.executable, "-m", "livemount.driver", "--root", str(self.root), *self.options],
+                stdout=log,
+                stderr=log,
             )
         wait_for(self._answers)
 

@@ -8,6 +8,7 @@ import errno
 import mmap
 import os
 import random
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from livemount.core.errors import ConflictError, CorruptError, NoSpaceError, NotFoundError, UnavailableError, UsageError
 from livemount.core.run import run
 from livemount.driver.client import DriverClient
+from livemount.driver.mounting import MAX_DIRTY
 from tests.integration.driver.conftest import MIB, Host, make_source, wait_for
 
 pytestmark = pytest.mark.integration
@@ -81,11 +83,17 @@ def test_the_file_system_is_one_disk(host: Host, tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(PermissionError), path.open("r+b") as file:
         file.truncate(10)
-    with path.open("r+b", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+    with path.open("r+b", buffering=0) as file:
+        # The page cache takes what is beyond the end, the disk does not.
         os.pwrite(file.fileno(), b"x" * 4096, 8 * MIB)
+        with pytest.raises(OSError, match="File too large"):
+            os.fsync(file.fileno())
+        os.truncate(path, 8 * MIB)
     device = path.stat().st_dev
     limits = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}")
     assert (limits / "read_ahead_kb").read_text() == "1024\n"
+    assert (limits / "strict_limit").read_text() == "1\n"
+    assert int((limits / "max_bytes").read_text()) <= MAX_DIRTY
     assert run("stat", "-f", "-c", "%S %b", path).stdout == f"4096 {2 * MIB // 1024}\n"
 
 
@@ -194,7 +202,7 @@ def test_destroy_leaves_nothing(host: Host, tmp_path: Path, detached: bool) -> N
     assert (second.directory / "disk" / "disk").read_bytes() == (tmp_path / "image").read_bytes()
     host.client.destroy("n")
     assert not second.directory.exists()
-    assert [path.name for path in host.paths.recall.iterdir()] == [".lock"]
+    assert sorted(path.name for path in host.paths.recall.iterdir()) == [".ledger", ".lock"]
     assert host.mounts() == []
     assert host.processes() == []
     assert list((host.root / "driver").glob("*.json")) == []
@@ -237,10 +245,11 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(file: int) -> int:
-    """Write MiB after MiB until there is no room, and return how many bytes found some."""
+    """Write and flush MiB after MiB until there is no room, and return how many bytes found some."""
     for at in range(0, os.fstat(file).st_size, MIB):
+        os.pwrite(file, b"n" * MIB, at)
         try:
-            os.pwrite(file, b"n" * MIB, at)
+            os.fsync(file)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -250,11 +259,15 @@ def fill(file: int) -> int:
 
 def test_private_store_without_room(host: Host, tmp_path: Path, small: Path) -> None:
     model = bytearray(make_source(tmp_path / "image"))
-    state = host.client.attach(host.spec("m", tmp_path / "image", directory=small / "m"))
+    state = host.client.attach(host.spec("m", tmp_path / "image", directory=small / "m", hold_seconds=0))
     try:
-        with state.path.open("r+b", buffering=0) as file:
+        with state.path.open("r+b", buffering=0) as file, state.path.open("r+b", buffering=0) as other:
             written = fill(file.fileno())
             assert 8 * MIB < written < 16 * MIB
+            # Whoever has the file open is told, once.
+            with pytest.raises(OSError, match="No space left"):
+                os.fsync(other.fileno())
+            os.fsync(other.fileno())
             model[:written] = b"n" * written
             # Blocks of the failed write are old or new, never anything else; those beyond are the source's.
             got = b"".join(os.pread(file.fileno(), MIB, at) for at in range(0, len(model), MIB))
@@ -269,6 +282,82 @@ def test_private_store_without_room(host: Host, tmp_path: Path, small: Path) -> 
         assert state.path.read_bytes() == model
     finally:
         host.client.destroy("m")
+
+
+def test_space_made_in_time_loses_nothing(host: Host, tmp_path: Path, small: Path) -> None:
+    """Writes that were acknowledged and find no space are held, over a killed worker too, while reads go on."""
+    model = bytearray(make_source(tmp_path / "image"))
+    state = host.client.attach(host.spec("m", tmp_path / "image", directory=small / "m", hold_seconds=60))
+    try:
+        free = os.statvfs(small).f_bavail * os.statvfs(small).f_frsize
+        with (small / "ballast").open("wb") as ballast:
+            os.posix_fallocate(ballast.fileno(), 0, free - MIB)
+        with state.path.open("r+b", buffering=0) as file:
+            # Every second block, so that none are written together.
+            for at in range(0, MIB + MIB // 4, 4096):
+                os.pwrite(file.fileno(), b"h" * 4096, 2 * at)
+                model[2 * at : 2 * at + 4096] = b"h" * 4096
+            outcome: list[str] = []
+
+            def flush() -> None:
+                try:
+                    os.fsync(file.fileno())
+                    outcome.append("flushed")
+                except OSError as error:
+                    outcome.append(str(error))
+
+            flusher = threading.Thread(target=flush)
+            flusher.start()
+            wait_for(lambda: host.client.state("m").stats.writes == 320)
+            restarts = host.client.state("m").stats.worker_restarts
+            host.kill_worker("m", small / "m")
+            wait_for(lambda: host.client.state("m").stats.worker_restarts > restarts)
+            assert os.pread(file.fileno(), MIB, 9 * MIB) == model[9 * MIB : 10 * MIB]
+            assert outcome == []
+            (small / "ballast").unlink()
+            flusher.join(20)
+            assert outcome == ["flushed"]
+        host.kill()
+        host.kill_worker("m", small / "m")
+        wait_for(lambda: not host.processes())
+        host.start()
+        assert host.client.attach(state.spec).path.read_bytes() == model
+        assert host.client.state("m").stats.write_errors == 0
+    finally:
+        host.client.destroy("m")
+
+
+def test_flush_call_covers_what_the_page_cache_holds(host: Host, tmp_path: Path) -> None:
+    model = bytearray(make_source(tmp_path / "image"))
+    state = host.client.attach(host.spec("m", tmp_path / "image"))
+    with contextlib.suppress(OSError), state.path.open("r+b", buffering=0) as file:
+        os.pwrite(file.fileno(), b"f" * MIB, MIB)
+        model[MIB : 2 * MIB] = b"f" * MIB
+        assert host.client.state("m").stats.writes == 0, "the write went through: this test tests nothing"
+        host.client.flush("m")
+        host.kill()
+        host.kill_worker("m")
+        wait_for(lambda: not host.processes())
+    host.start()
+    assert host.client.attach(state.spec).path.read_bytes() == model
+
+
+def test_destroy_does_not_write_what_is_in_the_page_cache(host: Host, tmp_path: Path) -> None:
+    make_source(tmp_path / "image")
+    state = host.client.attach(host.spec("m", tmp_path / "image"))
+    file = os.open(state.path, os.O_RDWR)
+    try:
+        for at in range(0, 8 * MIB, MIB):
+            os.pwrite(file, b"d" * MIB, at)
+        # Nobody could write them now.
+        os.kill(host.worker("m"), signal.SIGSTOP)
+        host.client.destroy("m")
+        assert (host.mounts(), host.processes()) == ([], [])
+        with pytest.raises(OSError, match=r"not connected|Input/output|connection abort"):
+            os.fsync(file)
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(file)
 
 
 def test_attach_without_room(host: Host, tmp_path: Path, small: Path) -> None:

@@ -182,4 +182,5 @@ def test_the_hosts_metrics_need_its_token(host: Host, tmp_path: Path) -> None:
     assert answer.headers["content-type"].startswith("text/plain; version=")
     (recalled,) = [line for line in answer.text.splitlines() if line.startswith("livemount_disk_recalled_bytes_total")]
     assert float(recalled.removeprefix('livemount_disk_recalled_bytes_total{mount="m"} ')) == 2 * MIB
+    assert "livemount_recall_not_kept_chunks_total 0.0" in answer.text
     assert 'livemount_disk_info{machine="web01",mount="m"} 1.0' in answer.text

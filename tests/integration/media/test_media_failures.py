@@ -74,7 +74,7 @@ def test_a_killed_backup_leaves_no_copy(tmp_path: Path, password: Path) -> None:
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert repository.copies() == []
-    report = repository.check(read_data=True)
+    report = repository.check(read_percent=100)
     assert report.ok
     assert report.leftovers  # the packs it had written
     assert "no errors were found" in restic_check(repository.path, password)
@@ -109,7 +109,7 @@ def test_a_read_error_of_the_image_is_raised(tmp_path: Path, password: Path) -> 
     assert str(image) in str(raised.value)
     assert "Input/output error" in str(raised.value)
     assert repository.copies() == []
-    assert repository.check(read_data=True).ok
+    assert repository.check(read_percent=100).ok
 
 
 def test_a_full_file_system_is_told(tmp_path: Path, password: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_full_file_system_is_told(tmp_path: Path, password: Path) -> None:
         with pytest.raises(NoSpaceError, match="No space left"):
             repository.backup(image, "web01")
         assert repository.copies() == []
-        assert repository.check(read_data=True).ok
+        assert repository.check(read_percent=100).ok
         assert list((full / "repository/tmp").iterdir()) == []
         os.truncate(image, 4 * MIB)
         assert repository.copies() == []

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from livemount.configure import api
 from livemount.configure.api import HostSpec, check, problems, remove, restart, roles_digest
@@ -44,3 +45,9 @@ def test_the_digest_follows_every_file_of_the_roles(tmp_path: Path, monkeypatch:
     changed = roles_digest()
     variables.rename(variables.with_name("moved.yml"))
     assert len({original, changed, roles_digest()}) == 3
+
+
+@pytest.mark.parametrize("quota", ["", "half", "101%", "-1", "5GB", "1.5TiB", "50%\n"])
+def test_a_quota_that_is_none_is_refused(tmp_path: Path, quota: str) -> None:
+    with pytest.raises(ValidationError, match="recall_quota"):
+        HostSpec.model_validate({**spec(tmp_path).model_dump(), "recall_quota": quota})

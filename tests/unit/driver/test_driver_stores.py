@@ -437,7 +437,7 @@ def test_concurrent_parts_of_one_block(bench: Bench) -> None:
 
 def test_requests_beyond_the_disk_are_refused(bench: Bench) -> None:
     with opened(bench) as disk:
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(OSError, match="File too large"):
             disk.write(SIZE - 1, b"xx")
         with pytest.raises(OSError, match="Invalid"):
             disk.read(SIZE, 1)

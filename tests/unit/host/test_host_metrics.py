@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from livemount.driver.api import Latency, PseudoDiskSpec, PseudoDiskState, PseudoDiskStats
+from livemount.driver.api import Latency, PseudoDiskSpec, PseudoDiskState, PseudoDiskStats, RecallStats
 from livemount.host.metrics import render
 
 
@@ -23,9 +24,12 @@ def state(mount: str, profile: str | None = None) -> PseudoDiskState:
     )
 
 
+RECALL = RecallStats(quota_bytes=1000, used_bytes=900, evictions=3, not_kept_chunks=77)
+
+
 def samples(*states: PseudoDiskState) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """All samples of a scrape."""
-    families = text_string_to_metric_families(render(states).decode())
+    families = text_string_to_metric_families(render(states, RECALL).decode())
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in families
@@ -54,5 +58,17 @@ def test_latencies_are_cumulative_in_seconds() -> None:
     assert (found[f"{name}_count", (mount,)], found[f"{name}_sum", (mount,)]) == (6, 1.5)
 
 
-def test_no_mounts_are_no_samples() -> None:
-    assert samples() == {}
+def test_without_mounts_there_is_what_the_host_has() -> None:
+    assert samples() == {
+        ("livemount_recall_quota_bytes", ()): 1000,
+        ("livemount_recall_used_bytes", ()): 900,
+        ("livemount_recall_evictions_total", ()): 3,
+        ("livemount_recall_not_kept_chunks_total", ()): 77,
+    }
+
+
+def test_every_metric_is_documented() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "monitoring.md").read_text()
+    documented = set(re.findall(r"^\| `(livemount_\w+)`", page, re.MULTILINE))
+    parts = re.compile("_(bucket|count|sum)$")
+    assert {parts.sub("", name) for name, _ in samples(state("m1"))} == documented

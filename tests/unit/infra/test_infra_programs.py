@@ -30,6 +30,14 @@ def test_an_environment_is_below_its_home(tmp_path: Path) -> None:
     assert EnvironmentRequest.of(settings(tmp_path), "other").paths.root == tmp_path / "other"
 
 
+def test_an_environment_has_the_recall_stores_that_the_settings_ask_for(tmp_path: Path) -> None:
+    usual = EnvironmentRequest.of(settings(tmp_path))
+    assert (usual.recall_quota, usual.keep_recall_stores) == ("50%", False)
+    asked = settings(tmp_path).model_copy(update={"recall_quota": "10GiB", "keep_recall_stores": True})
+    request = EnvironmentRequest.of(asked)
+    assert (request.recall_quota, request.keep_recall_stores) == ("10GiB", True)
+
+
 def test_outputs_of_an_environment_that_is_not_up(tmp_path: Path) -> None:
     paths = settings(tmp_path).paths()
     with pytest.raises(NotFoundError, match="the environment unit is not up"):

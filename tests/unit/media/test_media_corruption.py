@@ -73,14 +73,14 @@ def vault(tmp_path: Path) -> Vault:
 def test_a_damaged_pack(vault: Vault, damage: Callable[[Path], None]) -> None:
     pack = vault.file(0, "data")
     source = open_source(vault.copies[0].source, vault.password)
-    assert vault.repository.check(read_data=True).ok
+    assert vault.repository.check(read_percent=100).ok
     damage(pack)
     with pytest.raises(CorruptError, match=pack.name):
         source.read(0, source.size)
     with pytest.raises(CorruptError, match=pack.name):
         vault.repository.digest(vault.copies[0])
     assert vault.whole(1)
-    report = vault.repository.check(read_data=True)
+    report = vault.repository.check(read_percent=100)
     assert not report.ok
     assert any(pack.name[:8] in problem for problem in report.problems)
     # A flipped byte shows only when the data is read; a wrong size shows at once.

@@ -159,7 +159,7 @@ def test_prune_gives_the_room_back_in_two_steps(repository: Repository, tmp_path
     assert repository.prune(max_unused=0).deleted == 0, "marked just now"
     repository.prune(max_unused=0, keep_marked=AT_ONCE)
     assert packed(repository) < full * 0.75
-    assert repository.check(read_data=True).problems == []
+    assert repository.check(read_percent=100).problems == []
     source = open_source(new.source, tmp_path / "password")
     assert source.read(0, source.size) == content
 

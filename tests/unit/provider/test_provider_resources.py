@@ -16,6 +16,7 @@ from pulumi.provider.experimental.property_value import PropertyValue
 from pulumi.runtime.rpc import UNKNOWN
 from typing_extensions import override
 
+from livemount.configure import roles_digest
 from livemount.core.errors import (
     ConflictError,
     ExitCode,
@@ -30,6 +31,7 @@ from livemount.provider.properties import from_plain, is_known, map_from_plain, 
 from livemount.provider.provider import HalfMadeError, LivemountProvider, create
 from livemount.provider.registry import RESOURCES, find
 from livemount.provider.resource import Difference, Inputs, Resource, Values
+from livemount.provider.resources.host_configuration import HostConfigurationInputs
 from livemount.provider.resources.pseudo_disk import PseudoDiskInputs
 
 JSON = st.recursive(
@@ -143,6 +145,30 @@ def test_an_input_that_is_not_known_yet_is_not_wrong() -> None:
     machine = find("livemount:local:VirtualMachine")
     given_ = {"cloudFolder": "/c", "name": "a", "interface": "i", "image": "/i", "cpus": UNKNOWN}
     assert machine.check(given_) == (given_, [])
+
+
+HOST = {
+    "environment": "e",
+    "home": "/home",
+    "address": "10.77.0.2",
+    "tokenFile": "/token",
+    "guestTools": "/tools",
+    "recallQuota": "50%",
+    "keepRecallStores": False,
+}
+
+
+def test_the_hosts_recall_stores_are_configured_in_place() -> None:
+    host = find("livemount:index:HostConfiguration")
+    made = {"rolesDigest": roles_digest(), "configured": True}
+    earlier = {key: value for key, value in {**HOST, **made}.items() if key not in ("recallQuota", "keepRecallStores")}
+    assert host.diff(earlier, HOST) == Difference()
+    asked = {**HOST, "recallQuota": "200GiB", "keepRecallStores": True}
+    assert host.diff(earlier, asked) == Difference(updates=["keepRecallStores", "recallQuota"])
+    inputs = host.parse(asked)
+    assert isinstance(inputs, HostConfigurationInputs)
+    assert (inputs.spec().recall_quota, inputs.spec().keep_recall_stores) == ("200GiB", True)
+    assert [name for name, _ in host.check({**HOST, "recallQuota": "much"})[1]] == ["recallQuota"]
 
 
 class ThingInputs(Inputs):
