@@ -177,6 +177,13 @@ class Load(threading.Thread):
         """Whether something was the matter that can fail a write, and so an fsync after it."""
         return any(window.was_on(since) for window in (self._faults.full, self._faults.away, self._faults.bad))
 
+    def _is_late(self, error: OSError, kind: str) -> bool:
+        """Whether an error may be that of an earlier write. Direct I/O and zeroing write out what is in the page cache,
+        and the kernel then reports what failed anywhere in the file.
+        """
+        late = error.errno in (errno.EIO, errno.ENOSPC) and self._may_fail_late(self._synced)
+        return late and (self._direct or kind == "zero")
+
     def _changed(self, kind: str, change: Callable[[], int], sectors: range, value: int) -> None:
         started = time.monotonic()
         try:
@@ -187,7 +194,8 @@ class Load(threading.Thread):
                 raise
             self.counts[f"failed {kind}"] += 1
             full = error.errno == errno.ENOSPC and self._faults.full.was_on(started)
-            if not full and not self._source_may_fail(error, self._edges(sectors), started):
+            source = self._source_may_fail(error, self._edges(sectors), started)
+            if not full and not source and not self._is_late(error, kind):
                 self.problems.append(f"thread {self.number}: {kind} of {sectors}: {error}")
         else:
             self.model.wrote(sectors[:done], value)
@@ -239,7 +247,7 @@ class Load(threading.Thread):
 
     def _failed_read(self, error: OSError, sectors: range, started: float) -> None:
         self.counts["failed read"] += 1
-        if not self._source_may_fail(error, sectors, started):
+        if not self._source_may_fail(error, sectors, started) and not self._is_late(error, "read"):
             self.problems.append(f"thread {self.number}: read of {sectors}: {error}")
 
     def _edges(self, sectors: range) -> range | list[int]:
@@ -250,7 +258,9 @@ class Load(threading.Thread):
 
     def _source_may_fail(self, error: OSError, sectors: range | list[int], since: float) -> bool:
         """Whether an error may come from the source: something of it is needed that is not here."""
-        needed = {sector * SECTOR // CHUNK for sector in sectors if not self.model.was_touched(sector)} - self._kept
+        doubtful = self._may_fail_late(self._synced)
+        needed = {sector * SECTOR // CHUNK for sector in sectors if self.model.needs_source(sector, doubtful=doubtful)}
+        needed -= self._kept
         bad = self._faults.bad.was_on(since) and bool(needed & self._faults.bad_chunks)
         return error.errno == errno.EIO and bool(needed) and (self._faults.away.was_on(since) or bad)
 
