@@ -14,7 +14,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from livemount.core.errors import CorruptError
-from livemount.driver.layout import replace_file
+from livemount.core.files import replace_file
 
 SIZE = 4096
 NO_LIMIT = 2**64 - 1
