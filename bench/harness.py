@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TypeVar
@@ -99,7 +100,8 @@ def interleave(contestants: Mapping[str, Callable[[], Result]], rounds: int) -> 
     for number in range(rounds):
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
+            began = time.monotonic()
             value = contestants[name]()
-            log.info("round %d of %d: %s: %s", number + 1, rounds, name, value)
+            log.info("round %d of %d: %s: %s, after %.1f s", number + 1, rounds, name, value, time.monotonic() - began)
             results[name].append(value)
     return results

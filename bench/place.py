@@ -85,7 +85,10 @@ class Place:
         self.rig.start_driver()
         self.tgtd = self.rig.start_target()
         root = str(self.rig.host.root)
-        self.rig.start("nginx", sys.executable, "-m", "livemount.boot", "--root", root, "--address", HOST, inside=True)
+        # A killed nginx leaves its workers behind, the first process of a namespace takes all of it along.
+        alone = ("unshare", "--pid", "--fork", "--kill-child=KILL", "--")
+        words = (sys.executable, "-m", "livemount.boot", "--root", root, "--address", HOST)
+        self.rig.start("nginx", *alone, *words, inside=True)
         # nginx writes it when it listens.
         wait_for((self.rig.host.run / "nginx.pid").exists, "the boot server listens")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from bench.harness import ROUNDS, Figure
 from livemount.core.errors import LivemountError
 from livemount.core.run import run
+from livemount.core.settings import Settings
 
 VERSIONS = {
     "tgt": ["tgtadm", "--version"],
@@ -18,6 +20,8 @@ VERSIONS = {
     "borg": ["borg", "--version"],
     "nbdkit": ["nbdkit", "--version"],
     "nbdfuse": ["nbdfuse", "--version"],
+    "QEMU": ["qemu-system-x86_64", "--version"],
+    "Pulumi": ["pulumi", "version"],
 }
 
 
@@ -28,14 +32,20 @@ def _processor() -> str:
     return platform.machine()
 
 
-def machine() -> Iterator[str]:
-    """What was measured on, and with which versions."""
+@functools.cache
+def machine() -> tuple[str, ...]:
+    """What was measured on, and with which versions; looked at once."""
+    return tuple(_look_at_machine())
+
+
+def _look_at_machine() -> Iterator[str]:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     yield f"{os.cpu_count()} x {_processor()}, {memory:.0f} GiB"
     yield f"Linux {platform.release()}, Python {platform.python_version()}"
+    environment = {**os.environ, "PATH": f"{Settings().cache / 'pulumi-bin'}:{os.environ.get('PATH', os.defpath)}"}
     for name, words in VERSIONS.items():
         try:
-            yield f"{name}: {run(*words).stdout.splitlines()[0]}"
+            yield f"{name}: {run(*words, env=environment).stdout.splitlines()[0]}"
         except (LivemountError, IndexError):
             yield f"{name}: not installed"
     commit = run("git", "describe", "--always", "--dirty", cwd=Path(__file__).parent, check=False).stdout.strip()
@@ -67,6 +77,6 @@ def write_results(path: Path, figures: Sequence[Figure], skipped: Mapping[str, s
     ]
     if any(each.n < ROUNDS for each in figures):
         lines += [f"**Preliminary: some figures have fewer than {ROUNDS} rounds.**", ""]
-    lines += [f"Not measured: {name}: {reason}" for name, reason in skipped.items()]
+    lines += [f"- not measured: {name}: {' '.join(reason.split())}" for name, reason in skipped.items()]
     lines += ["", *table(figures), ""]
     path.write_text("\n".join(lines))

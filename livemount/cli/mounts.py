@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,11 +14,12 @@ from livemount.cli.output import OutputFormat, bytes_text, duration_text, print_
 from livemount.cli.parse import parse_duration, parse_hold
 from livemount.cli.watch import watch as show_live
 from livemount.core.errors import LivemountError, UsageError
-from livemount.core.machine import HOLD_SECONDS, is_name
+from livemount.core.machine import HOLD_SECONDS, Firmware, is_name
 from livemount.core.settings import Settings
 from livemount.manager.client import Manager
 from livemount.manager.environment import Environment
 from livemount.manager.progress import follow
+from livemount.media.foreign import Wanted, copy_of_source
 from livemount.workflow.states import MountOrder, MountRecord, MountState
 
 
@@ -39,7 +41,12 @@ def _json(record: MountRecord) -> dict[str, object]:
 
 
 def mount(
-    copy: Annotated[str, typer.Argument(help="Which copy: NAME (its newest), NAME@latest or NAME@ID.")],
+    copy: Annotated[str, typer.Argument(help="Which copy: NAME (its newest), NAME@latest or NAME@ID.")] = "",
+    source: Annotated[str, typer.Option(help="Instead of a copy: the URI of an image, an archive, ...")] = "",
+    password_file: Annotated[Path | None, typer.Option(help="The file with the secret of the source.")] = None,
+    firmware: Annotated[Firmware | None, typer.Option(help="Of a source (else as its disk tells).")] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, max=512, help="Of a source's machine (else 1).")] = None,
+    memory: Annotated[int | None, typer.Option(min=64, help="MiB of a source's machine (else 1024).")] = None,
     ttl: Annotated[str, typer.Option(help="How long the mount lives: 15m, 2h, 1d.")] = "2h",
     name: Annotated[str | None, typer.Option("--name", "-n", help="The mount's name (else one is made up).")] = None,
     boot_timeout: Annotated[str, typer.Option(help="How long the guest may take to come up.")] = "10m",
@@ -50,22 +57,33 @@ def mount(
     ] = f"{HOLD_SECONDS:.0f}s",
     output: Output = OutputFormat.TABLE,
 ) -> None:
-    """Boot a virtual machine straight from a copy. The copy is never changed.
+    """Boot a virtual machine straight from a copy, or from what a --source names. It is never changed.
 
     The mount ends by itself after its time to live, or by `livemount unmount`. Ctrl-C leaves it running.
 
     Example: livemount mount web01@latest --ttl 2h
+
+    Example: livemount mount --source image:///vm/web01.qcow2 --name web01 --memory 2048
     """
+    if bool(copy) == bool(source) or (copy and any((password_file, firmware, cpus, memory))):
+        raise UsageError(
+            "name a copy, or a --source", hint="--password-file, --firmware, --cpus, --memory go with --source"
+        )
+    if source and name is None:
+        raise UsageError("a mount of a source needs a name", hint="--name web01")
     settings = Settings()
     lease = parse_duration(ttl)
     limit = parse_duration(boot_timeout)
     hold = parse_hold(hold_io)
     environment = Environment(settings).outputs()
-    found = open_repository(settings).find(copy)
+    if source:
+        found = copy_of_source(source, password_file, str(name), Wanted(firmware, cpus, memory))
+    else:
+        found, password_file = open_repository(settings).find(copy), settings.repository_password
     order = MountOrder(
         mount=_mount_name(found.name, name),
         copy=found,
-        password_file=settings.repository_password,
+        password_file=password_file and password_file.absolute(),
         expires=datetime.now(UTC) + lease,
         boot_timeout=limit.total_seconds(),
         prepare=prepare,

@@ -14,10 +14,11 @@ from collections import defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from shutil import disk_usage
 from socket import gethostname
 
 from livemount.boot.api import UP_PATH, BootScript, BootServer
-from livemount.core.errors import ConflictError, LivemountError, NotFoundError, UsageError
+from livemount.core.errors import ConflictError, LivemountError, NoSpaceError, NotFoundError, UsageError
 from livemount.core.machine import is_name
 from livemount.driver.api import PseudoDiskDriver
 from livemount.guest.api import GuestReport, GuestRequest
@@ -28,6 +29,9 @@ from livemount.media.registry import pin_source, unpin_source
 from livemount.target.api import Session, Target, TargetSpec, initiator_iqn, target_iqn
 
 log = logging.getLogger(__name__)
+
+FULL = 1 << 20
+"""Bytes of a file system on which a guest could not be prepared; less is no space."""
 
 Prepare = Callable[[Path, GuestRequest], GuestReport]
 """Guest preparation of a disk's file."""
@@ -117,7 +121,12 @@ class Mounts:
         report = None
         if record.request.prepare:
             guest = GuestRequest(firmware=record.request.firmware, up_url=f"http://{self.address}{UP_PATH}")
-            report = self._prepare(disk.path, guest)
+            try:
+                report = self._prepare(disk.path, guest)
+            except LivemountError as error:
+                # Its writes end in the page cache: that they found no space later is only an I/O error to it.
+                self._check_space(mount, error)
+                raise
             self.events.add(
                 mount,
                 EventKind.GUEST_PREPARED,
@@ -127,6 +136,14 @@ class Mounts:
         ready = record.model_copy(update={"prepared": True, "report": report})
         self.records.write(mount, ready)
         return ready
+
+    def _check_space(self, mount: str, cause: Exception) -> None:
+        """Raise `NoSpaceError` when the file system of the private stores is full."""
+        folder = self.records.folder(mount)
+        if disk_usage(folder).free < FULL:
+            raise NoSpaceError(
+                f"no space for the private store of {mount} in {folder}", hint="make room there, then mount again"
+            ) from cause
 
     def _export(self, mount: str, record: Record) -> None:
         """Make target and boot script, where they are not there."""

@@ -1,6 +1,6 @@
-"""Helper programs of a source: they end with this process, also when it is killed, and may see no network.
+"""Helper programs of a source: they end with this process, also when it is killed.
 
-The kernel kills them (PR_SET_PDEATHSIG) when the *thread* that started them ends. So one thread starts all of them,
+The kernel ends them (PR_SET_PDEATHSIG) when the *thread* that started them ends. So one thread starts all of them,
 and lives as long as the process: recalls come from threads that do not.
 """
 
@@ -33,12 +33,12 @@ def _keeper() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="keeper")
 
 
-def confined(*words: str, processor_seconds: int | None = None) -> list[str]:
-    """The words that run a program within limits, and where we are root, without any network."""
+def confined(*words: str, network: bool = False, processor_seconds: int | None = None) -> list[str]:
+    """The words that run a program within limits, and where we are root, without any network if it may have none."""
     limits = ["prlimit", f"--as={MEMORY_LIMIT}", "--core=0"]
     if processor_seconds is not None:
         limits.append(f"--cpu={processor_seconds}")
-    alone = ["unshare", "--net", "--"] if os.geteuid() == 0 else []
+    alone = ["unshare", "--net", "--"] if os.geteuid() == 0 and not network else []
     return [*limits, "--", *alone, *words]
 
 
@@ -52,11 +52,15 @@ class Child:
         listen: socket.socket | None = None,
         pass_fds: Sequence[int] = (),
         environment: Mapping[str, str] | None = None,
+        last_signal: str = "KILL",
     ) -> None:
-        """Start it. Raises `UnsupportedError` when it is not installed."""
+        """Start it; `last_signal` is what it gets when this process has ended.
+
+        Raises `UnsupportedError` when a program for that is not installed.
+        """
         self._said: IO[bytes] = os.fdopen(os.memfd_create("said", os.MFD_CLOEXEC), "w+b")
         script = _SCRIPT if listen is None else _LISTENING
-        whole = ["setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", script, str(os.getpid()), *words]
+        whole = ["setpriv", "--pdeathsig", last_signal, "--", "sh", "-c", script, str(os.getpid()), *words]
         base = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"}
 
         def start() -> subprocess.Popen[bytes]:
@@ -88,6 +92,15 @@ class Child:
         """Whether it has not ended."""
         return self._process.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit code, negative for a signal; none while it runs."""
+        return self._process.poll()
+
+    def kill(self) -> None:
+        """End it at once; it is still to be closed."""
+        self._process.kill()
+
     def wait(self, seconds: float) -> bool:
         """Wait for its end; whether it came."""
         try:
@@ -114,8 +127,11 @@ class Child:
                 found.add((status.st_dev, status.st_ino))
         return found
 
-    def close(self) -> None:
-        """End it, at once: it holds nothing that is worth keeping."""
+    def close(self, grace: float = 0) -> None:
+        """End it: at once, or `grace` seconds after it was asked to."""
+        if grace:
+            self._process.terminate()
+            self.wait(grace)
         self._process.kill()
         self._process.wait()
         self._said.close()

@@ -67,10 +67,10 @@ class SourceUri:
     def require(self, *names: str, optional: tuple[str, ...] = ()) -> list[str]:
         """The values of exactly these options, then of the `optional` ones, empty where they are not given.
 
-        Raises `UsageError` when one is missing or empty, or there are others.
+        Raises `UsageError` when one is missing, or there are others.
         """
         given = set(self.options)
-        if not set(names) <= given <= {*names, *optional} or not all(self.options.values()):
+        if not set(names) <= given <= {*names, *optional}:
             also = f", and may have {sorted(optional)}" if optional else ""
             raise UsageError(
                 f"{self} has the options {sorted(given)}", hint=f"it must have exactly {sorted(names)}{also}"

@@ -61,7 +61,9 @@ class Bench:
         python = [sys.executable, "-m"]
         root_option = ["--root", str(self.host.root)]
         self.start("tgtd", *python, "livemount.target", *root_option, "--portal", HOST)
-        self.start("nginx", *python, "livemount.boot", *root_option, "--address", HOST)
+        # A killed nginx leaves its workers behind, the first process of a namespace takes all of it along.
+        alone = ["unshare", "--pid", "--fork", "--kill-child=KILL", "--"]
+        self.start("nginx", *alone, *python, "livemount.boot", *root_option, "--address", HOST)
         self.start(
             "dnsmasq", "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--no-resolv",
             "--no-hosts", "--interface=br0", "--bind-interfaces", "--dhcp-range=10.97.0.0,static",

@@ -1,6 +1,6 @@
 """Sources for the contract test: each serves the same small disk with real parts, and can be harmed.
 
-Adding a source to the test is adding a `Subject` to a module here and to `SUBJECTS` in the test.
+Adding a source to the test is adding a `Subject`, here or as in `foreign_images`, and to `SUBJECTS` in the test.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from livemount.core.secrets import write_secret
 from livemount.media import Source, open_source
 from livemount.media.registry import SourceUri
 from livemount.media.repository import Repository
+from livemount.media.sources.borg import BorgImage
 
 MIB = 1 << 20
 PASSWORD = "correct horse"
@@ -83,6 +84,8 @@ class Subject:
 
     can: frozenset[str] = frozenset()
     """Of `holes`, `away`, `hang`, `truncated`, `corrupt`, `denied`."""
+    most_errors = 100
+    """How many failed reads do not take long."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -256,6 +259,87 @@ class ForeignResticSubject(ResticSubject):
             shutil.rmtree(self.repository)
         shutil.copytree(done.folder, self.repository)
         return str(SourceUri("restic", self.repository, {"snapshot": done.name, "file": "/disk.raw"}))
+
+
+class BorgSubject(Subject):
+    """An image in an archive of borg's. It is mounted anew, twice, for each read of a damaged chunk."""
+
+    most_errors = 1
+
+    can = frozenset({"away", "truncated", "corrupt", "denied"})
+
+    def serve(self, disk: Path) -> None:
+        self.password = self.folder / "password"
+        write_secret(self.password, PASSWORD)
+        if self.repository.exists():
+            shutil.rmtree(self.repository)
+        shutil.copytree(_borg_repository(disk.read_bytes(), PASSWORD).folder, self.repository)
+
+    @property
+    def repository(self) -> Path:
+        """The repository's folder."""
+        return self.folder / "repository"
+
+    @property
+    def uri(self) -> str:
+        return f"borg://{self.repository}?archive=last%20night&path=disks/disk.raw"
+
+    def missing(self) -> str:
+        return self.uri.replace("disk.raw", "missing.raw")
+
+    def stop(self) -> None:
+        self.repository.rename(self.folder / "away")
+        for source in self._opened:
+            os.kill(borg_process(source), signal.SIGKILL)
+
+    def start(self) -> None:
+        (self.folder / "away").rename(self.repository)
+
+    def _segments(self) -> list[Path]:
+        return sorted((self.repository / "data").rglob("*"), key=lambda file: file.is_file() and file.stat().st_size)
+
+    def truncate(self) -> None:
+        cut(self._segments()[-1])
+
+    def damage(self) -> None:
+        flip(self._segments()[-1], 1 * MIB)
+
+    def spoil_credentials(self) -> None:
+        assert self.password is not None
+        write_secret(self.password, "wrong")
+
+
+@cache
+def _borg_repository(content: bytes, password: str) -> MadeOnce:
+    keeper = TemporaryDirectory(prefix="borg-")
+    folder = Path(keeper.name)
+    (folder / "disks").mkdir()
+    (folder / "disks/disk.raw").write_bytes(content)
+    repository = folder / "repository"
+    for words in (["init", "--encryption=repokey", repository], ["create", f"{repository}::last night", "disks"]):
+        borg(folder, password, *words)
+    return MadeOnce(repository, "last night", keeper)
+
+
+def borg_process(source: Source) -> int:
+    """The borg of a source: the shell that waits for it has no other child."""
+    assert isinstance(source, BorgImage)
+    assert source._child is not None
+    shell = source._child.pid
+    (found,) = Path(f"/proc/{shell}/task/{shell}/children").read_text().split()
+    return int(found)
+
+
+def borg(folder: Path, password: str, *words: str | Path) -> str:
+    """Run borg in a folder, its own files there, too."""
+    environment = os.environ | {
+        "BORG_BASE_DIR": str(folder / "base"),
+        "BORG_PASSPHRASE": password,
+        "BORG_RELOCATED_REPO_ACCESS_IS_OK": "yes",
+    }
+    done = subprocess.run(["borg", *words], env=environment, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 class NbdSubject(Subject):
@@ -479,122 +563,6 @@ class HttpsSubject(HttpSubject):
         os.environ.pop("SSL_CERT_FILE")
         if self._trusted is not None:
             os.environ["SSL_CERT_FILE"] = self._trusted
-
-
-class ImageSubject(Subject):
-    """An image that QEMU has converted."""
-
-    can = frozenset({"truncated"})
-    suffix = ""
-    format = ""
-    options = ""
-
-    @property
-    def image(self) -> Path:
-        """The image's file."""
-        return self.folder / f"disk.{self.suffix}"
-
-    @property
-    def uri(self) -> str:
-        return f"image://{self.image}"
-
-    def serve(self, disk: Path) -> None:
-        self.image.unlink(missing_ok=True)
-        options = ("-o", self.options) if self.options else ()
-        qemu_img("convert", "-f", "raw", "-O", self.format, *options, disk, self.image)
-
-    def missing(self) -> str:
-        return f"image://{self.folder}/missing.{self.suffix}"
-
-    def truncate(self) -> None:
-        cut(self.image)
-
-
-class Qcow2Subject(ImageSubject):
-    """qcow2, compressed in no part."""
-
-    can = ImageSubject.can | {"holes", "corrupt"}
-    suffix = format = "qcow2"
-    options = "cluster_size=65536"
-
-    def damage(self) -> None:
-        # The first entry of the first table of clusters, to which the first entry of the table of tables points.
-        with self.image.open("rb") as file:
-            file.seek(40)
-            file.seek(int.from_bytes(file.read(8)))
-            table = int.from_bytes(file.read(8)) & 0x00FF_FFFF_FFFF_FE00
-        flip(self.image, table + 3)
-
-
-class Qcow2ChainSubject(ImageSubject):
-    """An overlay on an overlay on a raw image, each with a part of the disk."""
-
-    can = ImageSubject.can | {"holes"}
-    suffix = "qcow2"
-
-    def serve(self, disk: Path) -> None:
-        content = disk.read_bytes()
-        base = self.folder / "base.img"
-        base.write_bytes(random.Random(3).randbytes(4 * MIB) + content[4 * MIB :])
-        subprocess.run(["fallocate", "--dig-holes", base], check=True)
-        layers = [base, self.folder / "middle.qcow2", self.image]
-        for number, format in ((1, "raw"), (2, "qcow2")):
-            layers[number].unlink(missing_ok=True)
-            name = layers[number - 1].name
-            qemu_img("create", "-f", "qcow2", "-b", name, "-F", format, layers[number], cwd=self.folder)
-        for number, part in ((1, slice(0, 3 * MIB)), (2, slice(2 * MIB, 4 * MIB))):
-            write_into(layers[number], part.start, content[part])
-
-    def truncate(self) -> None:
-        cut(self.folder / "middle.qcow2")
-
-
-class VmdkSubject(ImageSubject):
-    """vmdk as VMware exports it: compressed grains in one file."""
-
-    can = ImageSubject.can | {"holes"}
-    suffix = format = "vmdk"
-    options = "subformat=streamOptimized"
-
-
-class VmdkSplitSubject(VmdkSubject):
-    """vmdk with its data in files that its descriptor names."""
-
-    options = "subformat=twoGbMaxExtentSparse"
-
-    def truncate(self) -> None:
-        cut(self.folder / "disk-s001.vmdk")
-
-
-class VhdSubject(ImageSubject):
-    """vhd, dynamic."""
-
-    suffix = "vhd"
-    format = "vpc"
-    options = "force_size=on"
-
-
-class VhdxSubject(ImageSubject):
-    """vhdx, dynamic."""
-
-    suffix = format = "vhdx"
-    options = "block_size=1M"
-
-
-def qemu_img(*words: str | Path, cwd: Path | None = None) -> None:
-    """Run qemu-img."""
-    done = subprocess.run(["qemu-img", *words], cwd=cwd, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def write_into(image: Path, offset: int, data: bytes) -> None:
-    """Write into a qcow2 image as a guest would."""
-    part = image.with_suffix(".part")
-    part.write_bytes(data)
-    words = ["qemu-io", "-f", "qcow2", "-c", f"write -s {part} {offset} {len(data)}", str(image)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    part.unlink()
-    assert "wrote" in done.stdout, done.stdout + done.stderr
 
 
 def make_certificate(authority: Path, folder: Path, name: str) -> None:

@@ -12,6 +12,7 @@ syncs of a file fail: the first SKIP succeed, the next COUNT do not.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pickle
@@ -323,7 +324,9 @@ def serve(mount_point: Path, file_system: LoggedFs) -> None:
                 number, answer = 0, handlers[opcode](node, message[IN_HEADER.size :])
             except OSError as error:
                 number = error.errno or errno.EIO
-        os.write(descriptor, OUT_HEADER.pack(OUT_HEADER.size + len(answer), -number, unique) + answer)
+        # Who asked may have been killed meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            os.write(descriptor, OUT_HEADER.pack(OUT_HEADER.size + len(answer), -number, unique) + answer)
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ def open(uri: str, password_file: Path | None) -> Source:
     """Connect to a server; a password file is the pre-shared key of `nbds`."""
     unix, tls = uri.startswith("nbd+unix:"), uri.startswith("nbds:")
     parsed = SourceUri.parse(uri, host=not unix)
-    if "identity" not in parsed.options:
+    if not parsed.options.get("identity"):
         raise UsageError(
             f"{uri} does not say which content it is",
             hint="add identity=NAME; give another content another name, for blocks are kept by it",

@@ -40,8 +40,6 @@ struct Durable {
     journal: Journal,
     /// Sectors that are in the journal and not yet in their place in the map.
     pending: BTreeMap<u32, SectorBytes>,
-    /// A checkpoint failed where the journal may have been declared empty or not: it must succeed before an append.
-    unsettled: bool,
     flushed: u64,
 }
 
@@ -102,13 +100,12 @@ impl PrivateStore {
         if let Some(index) = unsound(&durable, sectors) {
             return Err(damaged(format!("map sector {index}")));
         }
-        Ok(Self {
-            map: live_map(folder, size, sectors, &durable)?,
-            data,
-            // An earlier process may have left something to flush.
-            written: AtomicU64::new(1),
-            durable: Mutex::new(Durable { map_file: stored.file, journal, pending, unsettled: false, flushed: 0 }),
-        })
+        let map = live_map(folder, size, sectors, &durable)?;
+        let mut durable = Durable { map_file: stored.file, journal, pending, flushed: 0 };
+        // What a killed process wrote and did not sync is in the page cache only: nothing may be built on it.
+        Self::checkpoint(&mut durable)?;
+        // An earlier process may have left something to flush.
+        Ok(Self { map, data, written: AtomicU64::new(1), durable: Mutex::new(durable) })
     }
 
     fn format(folder: &Path, size: u64) -> Result<(), Error> {
@@ -192,7 +189,7 @@ impl PrivateStore {
     /// Journals as many of the sectors as one record takes, and says how many.
     fn append(durable: &mut Durable, sectors: &[SectorBytes]) -> io::Result<usize> {
         let is_full = durable.journal.room() < sectors.len() && !durable.pending.is_empty();
-        if is_full || durable.unsettled {
+        if is_full {
             Self::checkpoint(durable)?;
         }
         let now = &sectors[..sectors.len().min(durable.journal.room())];
@@ -201,12 +198,11 @@ impl PrivateStore {
         Ok(now.len())
     }
 
-    /// Brings the journalled sectors to their places, then lets the journal start again. May be repeated.
+    /// Brings the journalled sectors to their places, then lets the journal start again. A failed one must be repeated before
+    /// the next append, and is: what did not fit then does not fit later.
     fn checkpoint(durable: &mut Durable) -> io::Result<()> {
         durable.map_file.store(&durable.pending)?;
-        durable.unsettled = true;
         durable.map_file.set_first(durable.journal.next())?;
-        durable.unsettled = false;
         durable.journal.restart();
         durable.pending.clear();
         Ok(())

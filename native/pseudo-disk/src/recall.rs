@@ -126,8 +126,7 @@ impl RecallStore {
         }
         let state = if bytes.iter().all(|byte| *byte == 0) {
             ZERO
-        } else if self.ledger.take(bytes.len() as u64)
-            && self.data.write_all_at(bytes, chunk * self.chunk_size).is_ok()
+        } else if self.ledger.take(bytes.len() as u64) && self.data.write_all_at(bytes, chunk * self.chunk_size).is_ok()
         {
             PRESENT
         } else {

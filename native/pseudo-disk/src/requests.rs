@@ -209,7 +209,8 @@ impl Requests {
             }
             Fault::Errno(errno) => {
                 let changes = !matches!(request.operation, Operation::Read { .. });
-                let held = changes && is_full(errno) && self.me.upgrade().is_some_and(|me| self.held.take(&me, request));
+                let held =
+                    changes && is_full(errno) && self.me.upgrade().is_some_and(|me| self.held.take(&me, request));
                 if !held {
                     finish(request, Err(errno));
                 }

@@ -152,7 +152,7 @@ class Terminal:
         while not until(new):
             left = deadline - time.monotonic()
             assert left > 0, f"it never came: {self.seen}"
-            if select.select([self.master], [], [], left)[0]:
+            if select.select([self.master], [], [], 0.1)[0]:
                 new += os.read(self.master, 65536).decode()
                 self.seen = new
         return new

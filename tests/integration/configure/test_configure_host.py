@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -101,16 +102,16 @@ def new_host(folder: Path) -> Iterator[HostSpec]:
 
 
 @pytest.fixture
-def spec(tmp_path: Path) -> Iterator[HostSpec]:
-    """A host that is not configured yet."""
-    with new_host(tmp_path) as made:
+def spec() -> Iterator[HostSpec]:
+    """A host that is not configured yet; its folder's path is short, as sockets lie below it."""
+    with TemporaryDirectory(prefix="lmc-") as folder, new_host(Path(folder)) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostSpec]:
+def host() -> Iterator[HostSpec]:
     """A configured host for all tests that leave it configured."""
-    with new_host(tmp_path_factory.mktemp("host")) as made:
+    with TemporaryDirectory(prefix="lmc-") as folder, new_host(Path(folder)) as made:
         assert not check(made)
         configure(made)
         yield made

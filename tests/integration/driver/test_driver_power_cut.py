@@ -360,6 +360,52 @@ def test_power_cut_after_a_failed_sync(tmp_path: Path, fast: Path, fail: str, fl
     assert cuts.count > 40
 
 
+@pytest.mark.parametrize("file", ["journal", "map"])
+def test_power_cut_after_a_kill_before_a_sync(tmp_path: Path, fast: Path, file: str) -> None:
+    """The next process finds in the page cache what was written and never reached the disk."""
+    with LoggedFolder(tmp_path / "log") as folder:
+        disk = DISK.open(folder.path)
+        load = Load(DISK, folder, 8, 0)
+        load.run(disk, 60, 10)
+        # Of the map's syncs the first is the one before the journal may start again.
+        folder.order(f"fail sync private/{file} 5 {int(file == 'map')} 1000")
+        load.run(disk, 60, 0 if file == "map" else 1)
+        with contextlib.suppress(OSError):
+            disk.close()
+        folder.order(f"fail sync private/{file} 5 0 0")
+        disk = DISK.open(folder.path)
+        load.run(disk, 60, 3)
+        disk.close()
+        records = folder.end()
+    cuts = Cuts(DISK, fast, Model(DISK))
+    failed = max(number for number, record in enumerate(records) if record[0] == "syncfailed")
+    cuts.replay(records, plan_for(records, inode_of(records, "map.new"), random.Random(9), 60, failed), 10)
+    assert cuts.model.flushes == 13
+    assert cuts.count > 60
+
+
+def test_power_cut_after_a_failed_sync_of_the_recall_store(tmp_path: Path, fast: Path) -> None:
+    """What the kernel may have dropped is recalled again, also after a later sync that succeeds."""
+    with LoggedFolder(tmp_path / "log") as folder:
+        disk = DISK.open(folder.path)
+        store = DISK.recall_store(folder.path)
+        disk.read(CHUNK, SECTOR)
+        store.checkpoint()
+        folder.order(f"fail sync recall/{store.folder.name}/data 5 0 1")
+        disk.read(3 * CHUNK, SECTOR)
+        with pytest.raises(OSError, match="Input/output error"):
+            store.checkpoint()
+        store.checkpoint()
+        disk.close()
+        records = folder.end()
+    cuts = Cuts(DISK, fast, Model(DISK))
+    cuts.replay(records, {len(records) - 1 - back: [*MODES] for back in range(12)}, 3)
+    for mode in MODES:
+        before = cuts.recalled
+        cuts.cut(mode, random.Random(1), f"at the end, {mode}")
+        assert cuts.recalled == before + 1
+
+
 def test_power_cut_of_a_disk_whose_changes_exceed_the_journal(tmp_path: Path, fast: Path) -> None:
     """Zeroing all of a disk of 17 GiB changes more sectors of its map than the journal takes."""
     shape = Shape(2200 * MAP_SECTOR, 100 * MAP_SECTOR)
