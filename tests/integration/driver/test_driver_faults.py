@@ -194,7 +194,7 @@ class Load(threading.Thread):
                 raise
             self.counts[f"failed {kind}"] += 1
             full = error.errno == errno.ENOSPC and self._faults.full.was_on(started)
-            source = self._source_may_fail(error, self._edges(sectors), started)
+            source = self._may_fail(error, self._edges(sectors), started)
             if not full and not source and not self._is_late(error, kind):
                 self.problems.append(f"thread {self.number}: {kind} of {sectors}: {error}")
         else:
@@ -247,7 +247,7 @@ class Load(threading.Thread):
 
     def _failed_read(self, error: OSError, sectors: range, started: float) -> None:
         self.counts["failed read"] += 1
-        if not self._source_may_fail(error, sectors, started) and not self._is_late(error, "read"):
+        if not self._may_fail(error, sectors, started) and not self._is_late(error, "read"):
             self.problems.append(f"thread {self.number}: read of {sectors}: {error}")
 
     def _edges(self, sectors: range) -> range | list[int]:
@@ -256,13 +256,15 @@ class Load(threading.Thread):
             sector for sector in (sectors[0] // 8 * 8, sectors[-1] // 8 * 8) for sector in range(sector, sector + 8)
         ]
 
-    def _source_may_fail(self, error: OSError, sectors: range | list[int], since: float) -> bool:
-        """Whether an error may come from the source: something of it is needed that is not here."""
+    def _may_fail(self, error: OSError, sectors: range | list[int], since: float) -> bool:
+        """Whether an error may come from the source, of which something is needed that is not here."""
         doubtful = self._may_fail_late(self._synced)
         needed = {sector * SECTOR // CHUNK for sector in sectors if self.model.needs_source(sector, doubtful=doubtful)}
         needed -= self._kept
         bad = self._faults.bad.was_on(since) and bool(needed & self._faults.bad_chunks)
-        return error.errno == errno.EIO and bool(needed) and (self._faults.away.was_on(since) or bad)
+        source = bool(needed) and (self._faults.away.was_on(since) or bad)
+        # A page whose read was under way in a mount that died is an I/O error, no missing connection.
+        return error.errno == errno.EIO and (source or self._faults.crash.was_on(since))
 
 
 @pytest.fixture
