@@ -311,15 +311,15 @@ class Storm:
 
     def run(self, plan: list[str]) -> None:
         """All of them, with some I/O after each."""
-        for name in plan:
+        for number, name in enumerate(plan):
             getattr(self, name)()
             self.counts[name] += 1
             self._some_io(self._chance.randrange(1, 8))
+            assert not self.problems(), f"{number} faults, the last ones {plan[max(0, number - 4) : number + 1]}"
 
     def _some_io(self, count: int) -> None:
         goals = [(load, load.operations + count) for load in self._loads]
         wait_for(lambda: any(load.operations >= goal for load, goal in goals) or self.problems(), 60)
-        assert not self.problems()
 
     def problems(self) -> list[str]:
         """What is wrong."""
