@@ -11,8 +11,9 @@ TESTS = Path(__file__).parent
 ORDER = ("end_to_end", "integration", "unit")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group tests that share an environment, or else a file: `--dist loadgroup` keeps a group in one process."""
+    """Group tests that share an environment, or else a file, before xdist looks: it keeps a group in one process."""
     for item in items:
         shares_site = "site" in getattr(item, "fixturenames", ())
         group = "site" if shares_site else str(item.path.relative_to(TESTS))

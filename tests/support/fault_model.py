@@ -52,9 +52,12 @@ class Model:
         for sector, values in self._before.items():
             self._now[sector] = self._values(sector) | values
 
-    def was_touched(self, sector: int, *, doubtful: bool) -> bool:
-        """Whether the source is needed no more for a sector. `doubtful`: what was not synced may be lost already."""
-        return SOURCE not in self._values(sector) | (self._before.get(sector, set()) if doubtful else set())
+    def needs_source(self, sector: int, *, doubtful: bool) -> bool:
+        """Whether a sector may still be the source's. `doubtful`: what was not synced may be lost already."""
+        return SOURCE in self._possible(sector, doubtful=doubtful)
+
+    def _possible(self, sector: int, *, doubtful: bool) -> set[int]:
+        return self._values(sector) | (self._before.get(sector, set()) if doubtful else set())
 
     def was_ever_touched(self, block: int) -> bool:
         """Whether any write or zeroing of any part of a block was tried."""
@@ -64,7 +67,7 @@ class Model:
         """What is wrong with sectors that were read. `doubtful`: what was not synced may be lost already."""
         for at in range(0, len(data), SECTOR):
             sector = first + at // SECTOR
-            values = self._values(sector) | (self._before.get(sector, set()) if doubtful else set())
+            values = self._possible(sector, doubtful=doubtful)
             found = data[at : at + SECTOR]
             if not any(found == self._bytes(value, sector) for value in values):
                 return f"sector {sector} holds {found[:16].hex()} instead of one of {sorted(values)}"

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from livemount.core.errors import NoSpaceError
 from livemount.core.run import run
 from livemount.driver.api import PseudoDiskSpec
 from tests.integration.driver.conftest import MIB, Host, make_source, wait_for
@@ -178,13 +177,12 @@ class Load(threading.Thread):
         """Whether something was the matter that can fail a write, and so an fsync after it."""
         return any(window.was_on(since) for window in (self._faults.full, self._faults.away, self._faults.bad))
 
-    def _told_late(self, error: OSError) -> bool:
-        """Whether an error may be the one of an earlier write, of any thread.
-
-        What is about to touch the page cache (direct reads and writes, zeroing) writes it back first, and the kernel
-        tells the first one that does that something could not be written.
+    def _is_late(self, error: OSError, kind: str) -> bool:
+        """Whether an error may be that of an earlier write. Direct I/O and zeroing write out what is in the page cache,
+        and the kernel then reports what failed anywhere in the file.
         """
-        return error.errno == errno.ENOSPC and self._faults.full.was_on(self._synced)
+        late = error.errno in (errno.EIO, errno.ENOSPC) and self._may_fail_late(self._synced)
+        return late and (self._direct or kind == "zero")
 
     def _changed(self, kind: str, change: Callable[[], int], sectors: range, value: int) -> None:
         started = time.monotonic()
@@ -195,7 +193,9 @@ class Load(threading.Thread):
             if error.errno in GONE:
                 raise
             self.counts[f"failed {kind}"] += 1
-            if not self._told_late(error) and not self._source_may_fail(error, self._edges(sectors), started):
+            full = error.errno == errno.ENOSPC and self._faults.full.was_on(started)
+            source = self._may_fail(error, self._edges(sectors), started)
+            if not full and not source and not self._is_late(error, kind):
                 self.problems.append(f"thread {self.number}: {kind} of {sectors}: {error}")
         else:
             self.model.wrote(sectors[:done], value)
@@ -247,7 +247,7 @@ class Load(threading.Thread):
 
     def _failed_read(self, error: OSError, sectors: range, started: float) -> None:
         self.counts["failed read"] += 1
-        if not self._told_late(error) and not self._source_may_fail(error, sectors, started):
+        if not self._may_fail(error, sectors, started) and not self._is_late(error, "read"):
             self.problems.append(f"thread {self.number}: read of {sectors}: {error}")
 
     def _edges(self, sectors: range) -> range | list[int]:
@@ -256,13 +256,15 @@ class Load(threading.Thread):
             sector for sector in (sectors[0] // 8 * 8, sectors[-1] // 8 * 8) for sector in range(sector, sector + 8)
         ]
 
-    def _source_may_fail(self, error: OSError, sectors: range | list[int], since: float) -> bool:
-        """Whether an error may come from the source: something of it is needed that is not here."""
+    def _may_fail(self, error: OSError, sectors: range | list[int], since: float) -> bool:
+        """Whether an error may come from the source, of which something is needed that is not here."""
         doubtful = self._may_fail_late(self._synced)
-        source = (sector for sector in sectors if not self.model.was_touched(sector, doubtful=doubtful))
-        needed = {sector * SECTOR // CHUNK for sector in source} - self._kept
+        needed = {sector * SECTOR // CHUNK for sector in sectors if self.model.needs_source(sector, doubtful=doubtful)}
+        needed -= self._kept
         bad = self._faults.bad.was_on(since) and bool(needed & self._faults.bad_chunks)
-        return error.errno == errno.EIO and bool(needed) and (self._faults.away.was_on(since) or bad)
+        source = bool(needed) and (self._faults.away.was_on(since) or bad)
+        # A page whose read was under way in a mount that died is an I/O error, no missing connection.
+        return error.errno == errno.EIO and (source or self._faults.crash.was_on(since))
 
 
 @pytest.fixture
@@ -415,9 +417,6 @@ class Storm:
         """Detached and attached, when all is well."""
         self.all_well()
         with self._nobody_uses_it():
-            # What was not written, and nobody was told of, is told now.
-            with contextlib.suppress(NoSpaceError):
-                self._host.client.flush("m")
             self._host.client.detach("m")
             self._host.client.attach(self._spec)
 
