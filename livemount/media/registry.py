@@ -104,11 +104,19 @@ class PinningModule(Protocol):
         """Let it be removed again."""
 
 
+def _names() -> list[str]:
+    return [found.name for found in pkgutil.iter_modules(sources.__path__)]
+
+
+def _import(name: str) -> SourceModule:
+    return cast(SourceModule, importlib.import_module(f"{sources.__name__}.{name}"))
+
+
 @cache
 def _modules() -> dict[str, SourceModule]:
     modules: dict[str, SourceModule] = {}
-    for found in pkgutil.iter_modules(sources.__path__):
-        module = cast(SourceModule, importlib.import_module(f"{sources.__name__}.{found.name}"))
+    for name in _names():
+        module = _import(name)
         modules |= dict.fromkeys(module.SCHEMES, module)
     return modules
 
@@ -148,6 +156,9 @@ def _module(uri: str) -> SourceModule:
     scheme, colon, _ = uri.partition("://")
     if not colon or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
         raise UsageError(f"{uri!r} is no source URI", hint="for example file:///images/web01.raw")
+    # Most are named like their scheme: the others' libraries, which each worker would need memory for, stay out.
+    if scheme in _names() and scheme in _import(scheme).SCHEMES:
+        return _import(scheme)
     if scheme not in _modules():
         raise UnsupportedError(f"there is no source for {scheme!r}", hint=f"known are {', '.join(schemes())}")
     return _modules()[scheme]

@@ -12,7 +12,6 @@ from pathlib import Path
 from livemount._native import Disk, Repository
 from livemount.core.errors import ConflictError, DeniedError, NotFoundError
 from livemount.core.secrets import read_secret
-from livemount.media.pins import Pins, tolerant_of_read_only
 from livemount.media.registry import SourceUri
 from livemount.media.source import Extent, Source
 
@@ -77,6 +76,9 @@ def _whole_id(repository: Repository, start: str, path: Path) -> str:
 
 def pin(uri: str, holder: str, reason: str) -> None:
     """Keep the snapshot from being forgotten by us; a repository that we never wrote to stays as it is."""
+    # Imported late: a worker only reads, and with pydantic it would need half as much memory again.
+    from livemount.media.pins import Pins, tolerant_of_read_only
+
     parsed = SourceUri.parse(uri)
     snapshot, _ = parsed.require("snapshot", "file")
     pins = Pins(parsed.path)
@@ -87,6 +89,8 @@ def pin(uri: str, holder: str, reason: str) -> None:
 
 def unpin(uri: str, holder: str) -> None:
     """Let the snapshot be forgotten again."""
+    from livemount.media.pins import Pins, tolerant_of_read_only
+
     path = SourceUri.parse(uri).path
     with tolerant_of_read_only(path):
         Pins(path).unpin(holder)

@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use crate::counters::{Counter, Latency};
 use crate::disk::Fault;
+use crate::mapping::Buffer;
 use crate::recall::Place;
 use crate::requests::{Operation, Requests};
 
@@ -155,8 +156,9 @@ impl Fields {
 impl Server {
     fn serve(&self) {
         // The kernel hands over a request in one piece, the largest being a write with its headers.
-        let mut buffer = vec![0; MAX_WRITE + 4096];
-        let mut answer = vec![0; MAX_WRITE];
+        let (Ok(mut buffer), Ok(mut answer)) = (Buffer::new(MAX_WRITE + 4096), Buffer::new(MAX_WRITE)) else {
+            return;
+        };
         while !self.ended.load(Ordering::Relaxed) {
             let length = match self.device.receive(&mut buffer) {
                 Ok(length) if length >= IN_HEADER => length,
