@@ -16,7 +16,6 @@ use std::time::Instant;
 
 use crate::counters::{Counter, Latency};
 use crate::disk::Fault;
-use crate::mapping::Buffer;
 use crate::recall::Place;
 use crate::requests::{Operation, Requests};
 
@@ -156,9 +155,10 @@ impl Fields {
 impl Server {
     fn serve(&self) {
         // The kernel hands over a request in one piece, the largest being a write with its headers.
-        let (Ok(mut buffer), Ok(mut answer)) = (Buffer::new(MAX_WRITE + 4096), Buffer::new(MAX_WRITE)) else {
-            return;
-        };
+        // Not zeros, so that its pages are there from the start: a thread that is being killed and still takes a request
+        // cannot get new pages any more, and the kernel would fail that request instead of sending it again.
+        let mut buffer = vec![0xff; MAX_WRITE + 4096];
+        let mut answer = vec![0; MAX_WRITE];
         while !self.ended.load(Ordering::Relaxed) {
             let length = match self.device.receive(&mut buffer) {
                 Ok(length) if length >= IN_HEADER => length,
