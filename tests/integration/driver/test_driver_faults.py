@@ -18,6 +18,7 @@ import pytest
 from livemount.core.errors import NoSpaceError
 from livemount.core.run import run
 from livemount.driver.api import PseudoDiskSpec
+from livemount.driver.ledger import Entry, Ledger
 from tests.integration.driver.conftest import MIB, Host, make_source, wait_for
 from tests.integration.driver.test_driver_mount import PUNCH_HOLE_KEEP_SIZE, ZERO_RANGE, allocate
 from tests.support.fault_model import SECTOR, ZERO, Model, pattern
@@ -29,8 +30,8 @@ CHUNK = 65536
 THREADS = 3
 PART = 8 * MIB
 """Bytes of the disk that one thread uses. It writes to the first half: the rest goes on needing the source."""
-RECALL_ROOM = 4 * MIB
-"""Less than what the source holds."""
+RECALL_ROOM = 12 * MIB
+"""Of which the quota is a half: less than what the source holds."""
 GONE = (errno.ENOTCONN, errno.ECONNABORTED, errno.ENOENT, errno.ENODEV)
 """What a mount says whose worker and supervisor were both killed."""
 
@@ -69,9 +70,10 @@ class Faults:
         self.go_on = threading.Event()
 
     def recall_has_room(self) -> bool:
-        """Whether all that is being recalled is kept. Each thread, and one more reader, may be reading 1 MiB."""
-        status = os.statvfs(self._recall)
-        return status.f_bavail * status.f_bsize > (THREADS + 1) * MIB // 2
+        """Whether there is room for what the threads may be reading, in the file system and in the quota."""
+        status, ledger = os.statvfs(self._recall), Ledger(self._recall / "store").read()
+        room = min(status.f_bavail * status.f_bsize, ledger[Entry.LIMIT] - ledger[Entry.KEPT])
+        return room > (THREADS + 1) * MIB // 2
 
 
 class Load(threading.Thread):
@@ -227,6 +229,7 @@ class Load(threading.Thread):
 
     def _read(self, file: int, offset: int, sectors: range, started: float) -> None:
         length = len(sectors) * SECTOR
+        had_room = self._faults.recall_has_room()
         if not self._direct:
             # Pages of which a part is meant stay: so all of them.
             first = offset // 4096 * 4096
@@ -247,7 +250,7 @@ class Load(threading.Thread):
         problem = self.model.mismatch(sectors[0], data, doubtful=self._may_fail_late(self._synced))
         if problem is not None:
             self.problems.append(f"thread {self.number}: {problem}")
-        if self._faults.recall_has_room() and not self._faults.recall_full.was_on(started):
+        if had_room and self._faults.recall_has_room() and not self._faults.recall_full.was_on(started):
             # A page that was changed may have come from the source long ago.
             blocks = {sector // 8 for sector in sectors}
             self._kept.update(block * 4096 // CHUNK for block in blocks if not self.model.was_ever_touched(block))
