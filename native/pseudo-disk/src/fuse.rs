@@ -2,7 +2,8 @@
 //! descriptor.
 //!
 //! One descriptor, not clones: the kernel fails what is in flight on a clone that closes, while the supervisor's copy
-//! of the one descriptor keeps requests of a killed worker alive until `resend` hands them to the next.
+//! of the one descriptor keeps requests of a killed worker alive until `resend` hands them to the next. For the same
+//! reason requests come to locked memory: the kernel fails a request that it cannot copy to a dying process.
 //! Numbers and layouts are those of the kernel's `include/uapi/linux/fuse.h`, protocol 7.36 and later.
 
 use std::io;
@@ -159,6 +160,8 @@ impl Server {
         let (Ok(mut buffer), Ok(mut answer)) = (Buffer::new(MAX_WRITE + 4096), Buffer::new(MAX_WRITE)) else {
             return;
         };
+        // A request that the kernel cannot copy to a worker that is being killed fails, instead of going to the next.
+        buffer.keep_present();
         while !self.ended.load(Ordering::Relaxed) {
             let length = match self.device.receive(&mut buffer) {
                 Ok(length) if length >= IN_HEADER => length,

@@ -85,6 +85,17 @@ impl Buffer {
     }
 }
 
+impl Buffer {
+    /// Has all of it in memory, and stay there: the kernel brings in no page for a process that is being killed.
+    pub fn keep_present(&mut self) {
+        // SAFETY: a range that we mapped.
+        if unsafe { libc::mlock(self.start.as_ptr().cast(), self.length) } != 0 {
+            // Not allowed to: present at least now. Written, for pages that were only read are shared zeros.
+            self.fill(0);
+        }
+    }
+}
+
 impl Deref for Buffer {
     type Target = [u8];
 
