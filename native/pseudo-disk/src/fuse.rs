@@ -21,7 +21,9 @@ use crate::mapping::Buffer;
 use crate::recall::Place;
 use crate::requests::{Operation, Requests};
 
-const MAX_WRITE: usize = 1 << 20;
+/// `livemount/driver/mounting.py` has the same. Smaller than a read: all of it stays in memory for each thread.
+const MAX_WRITE: usize = 256 << 10;
+const MAX_READ: usize = 1 << 20;
 const IN_HEADER: usize = 40;
 const WRITE_HEADER: usize = 40;
 const NOTIFY_RESEND: i32 = 7;
@@ -157,7 +159,7 @@ impl Fields {
 impl Server {
     fn serve(&self) {
         // The kernel hands over a request in one piece, the largest being a write with its headers.
-        let (Ok(mut buffer), Ok(mut answer)) = (Buffer::new(MAX_WRITE + 4096), Buffer::new(MAX_WRITE)) else {
+        let (Ok(mut buffer), Ok(mut answer)) = (Buffer::new(MAX_WRITE + 4096), Buffer::new(MAX_READ)) else {
             return;
         };
         // A request that the kernel cannot copy to a worker that is being killed fails, instead of going to the next.
@@ -267,7 +269,7 @@ impl Server {
         disk.counters.add(Counter::Reads, 1);
         // The kernel reads up to the end of the last page; what is beyond the disk is not there.
         let left = disk.size.saturating_sub(offset);
-        let length = length.min(MAX_WRITE).min(usize::try_from(left).unwrap_or(usize::MAX));
+        let length = length.min(MAX_READ).min(usize::try_from(left).unwrap_or(usize::MAX));
         disk.counters.add(Counter::ReadBytes, length as u64);
         let answer = &mut answer[..length];
         match self.requests.read(answer, offset) {
