@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel, ValidationError
@@ -101,13 +101,16 @@ def _run_packer(work: Path, script: str, ipxe: Path) -> Path:
         "PACKER_CONFIG_DIR": str(work),
         "PACKER_NO_COLOR": "1",
         "CHECKPOINT_DISABLE": "1",
-        "TMPDIR": str(work),
     }
     arguments = [word for name, value in variables.items() for word in ("-var", f"{name}={value}")]
-    # python-packer's own validate() hides the reason when it fails
-    run("packer", "validate", *arguments, TEMPLATE, env=env, cwd=work)
+    validate: tuple[str | Path, ...] = ("packer", "validate", *arguments, TEMPLATE)
     build = ("-m", f"{__package__}.packer_build", TEMPLATE)
-    done = run(sys.executable, *build, input=json.dumps(variables), env=env, cwd=work, check=False)
+    # Packer's plug-ins listen on sockets in TMPDIR, and the images may lie too deep for those.
+    with TemporaryDirectory(prefix="lmp-") as sockets:
+        env["TMPDIR"] = sockets
+        # python-packer's own validate() hides the reason when it fails
+        run(*validate, env=env, cwd=work)
+        done = run(sys.executable, *build, input=json.dumps(variables), env=env, cwd=work, check=False)
     if done.returncode != 0:
         words = (done.stderr or done.stdout).strip()[-2000:]
         raise LivemountError(f"Packer could not bake the machine image, exit code {done.returncode}: {words}")

@@ -51,8 +51,8 @@ def test_a_mount_at_the_quota_reads_right_bytes_and_keeps_again_when_there_is_ro
     assert stats(host, "small").recall_store_bytes == 4 * MIB
     assert 4 * MIB < stats(host, "large").recall_store_bytes <= 6 * MIB
     assert (stats(host, "small").read_errors, stats(host, "large").read_errors) == (0, 0)
-    # What was kept before the first measuring did not know of the stores' own files.
-    wait_for(lambda: 8 * MIB < host.client.recall_stats().used_bytes <= quota + MIB // 16)
+    # What was being written when it was measured may come on top (see the ledger's contract).
+    wait_for(lambda: 8 * MIB < host.client.recall_stats().used_bytes <= quota + MIB)
     recall = host.client.recall_stats()
     assert (recall.quota_bytes, recall.evictions) == (quota, 0)
     assert recall.not_kept_chunks > 0
