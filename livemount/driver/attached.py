@@ -37,6 +37,9 @@ END_TIMEOUT = 60.0
 UNMOUNT_PATIENCE = 5.0
 """Seconds in which users of a disk (loop devices end late) may still let go of it."""
 SLOWEST_RETRY = 10.0
+MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(8 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
+"""Of a worker: chunks come and go in all threads, in one arena, and their memory is used again while there is work (new
+pages cost more than decoding); the worker gives it back when it idles. What is larger than a chunk always goes back."""
 PROFILE_PATIENCE = 5.0
 """Seconds that a disk's end waits for its boot profile, which is only a hint."""
 
@@ -166,8 +169,7 @@ class AttachedDisk:
                 pass_fds=[self._descriptor],
                 # A session of its own: signals meant for the supervisor are not for it.
                 start_new_session=True,
-                # Chunks come and go in all threads: arenas, or a heap that holds them, would keep their memory.
-                env={**os.environ, "MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "262144"},
+                env={**os.environ, **MEMORY},
             )
         worker = Worker(child.pid, os.pidfd_open(child.pid), child)
         try:

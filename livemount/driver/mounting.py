@@ -24,14 +24,16 @@ from livemount.core.errors import LivemountError, NoSpaceError, UnavailableError
 
 log = logging.getLogger(__name__)
 
-MAX_WRITE = 1 << 20
+MAX_WRITE = 256 << 10
+"""The largest write; `native/pseudo-disk/src/fuse.rs` has the same."""
+_MAX_READ = 1 << 20
 MAX_DIRTY = 512 << 20
 """Bytes of a disk that may be in the page cache and not yet in its private store: what a flush may have to wait for."""
 _MAX_BACKGROUND = 512
 """Reads ahead and writes from the page cache under way. While that many writes are held for space, reads wait, too;
 with many more, a read would wait long behind a flush."""
 _SECOND = 1_000_000_000
-_PAGES = MAX_WRITE // 4096
+_PAGES = _MAX_READ // 4096
 _MINOR = 40
 
 # Flags of INIT, from the kernel's include/uapi/linux/fuse.h.
@@ -100,7 +102,7 @@ def _answer_init(descriptor: int) -> None:
         unique,
         7,
         min(minor, _MINOR),
-        min(readahead, MAX_WRITE),
+        min(readahead, _MAX_READ),
         flags & 0xFFFFFFFF,
         _MAX_BACKGROUND,
         _MAX_BACKGROUND * 3 // 4,  # of them before the device counts as congested

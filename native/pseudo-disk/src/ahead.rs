@@ -1,9 +1,11 @@
 //! Sequential streams among the first reads of chunks, and how far to recall ahead of each.
 //!
 //! Only first reads count, so a stream costs nothing once its chunks were read. What is ahead of a stream is never
-//! more than what it has read already, so a stream that ends has cost at most as much again.
+//! more than what it has read already, so a stream that ends has cost at most as much again; where the source is slow to
+//! answer, up to four times that, or a stream would spend many waits on getting up to speed.
 
 use std::ops::Range;
+use std::time::Duration;
 
 /// Streams that are told apart; the one that was not read for longest makes room, and its read-ahead is cancelled.
 const STREAMS: usize = 8;
@@ -13,6 +15,9 @@ const SHORTEST: u64 = 256 << 10;
 const WINDOW: u64 = 64 << 20;
 /// How many chunks a late reader may be behind the others of its stream: the kernel reads ahead with several requests.
 const BEHIND: u64 = 16;
+/// For each of these a source takes to answer, what may be ahead grows by what was read, up to `MOST`.
+const SLOW: Duration = Duration::from_millis(20);
+const MOST: u64 = 4;
 
 struct Stream {
     /// The chunk after the last one read.
@@ -49,8 +54,8 @@ impl Streams {
         Self { streams: Vec::new(), chunks, chunk_size }
     }
 
-    /// Notes that one request read chunks for the first time, from `first` to `last`.
-    pub fn read(&mut self, first: u64, last: u64) -> Plan {
+    /// Notes that one request read chunks for the first time, from `first` to `last`; `latency` is the source's.
+    pub fn read(&mut self, first: u64, last: u64, latency: Duration) -> Plan {
         let mut plan = Plan { wanted: 0..0, cancelled: 0..0 };
         let Some(place) = self.streams.iter().position(|stream| stream.continues(first)) else {
             let new = Stream { next: last + 1, until: last + 1, length: last + 1 - first, reads: 1 };
@@ -69,7 +74,8 @@ impl Streams {
         if stream.length * self.chunk_size < SHORTEST {
             return plan;
         }
-        let window = stream.length.min(WINDOW / self.chunk_size);
+        let times = MOST.min(1 + (latency.as_millis() / SLOW.as_millis()) as u64);
+        let window = (stream.length * times).min(WINDOW / self.chunk_size);
         // Half a window at a time, so that neighbouring chunks come in one read of the source.
         if stream.until <= stream.next + window / 2 {
             let end = self.chunks.min(stream.next + window);

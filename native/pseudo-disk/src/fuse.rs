@@ -2,7 +2,8 @@
 //! descriptor.
 //!
 //! One descriptor, not clones: the kernel fails what is in flight on a clone that closes, while the supervisor's copy
-//! of the one descriptor keeps requests of a killed worker alive until `resend` hands them to the next.
+//! of the one descriptor keeps requests of a killed worker alive until `resend` hands them to the next. For the same
+//! reason requests come to locked memory: the kernel fails a request that it cannot copy to a dying process.
 //! Numbers and layouts are those of the kernel's `include/uapi/linux/fuse.h`, protocol 7.36 and later.
 
 use std::io;
@@ -16,10 +17,13 @@ use std::time::Instant;
 
 use crate::counters::{Counter, Latency};
 use crate::disk::Fault;
+use crate::mapping::Buffer;
 use crate::recall::Place;
 use crate::requests::{Operation, Requests};
 
-const MAX_WRITE: usize = 1 << 20;
+/// `livemount/driver/mounting.py` has the same. Smaller than a read: all of it stays in memory for each thread.
+const MAX_WRITE: usize = 256 << 10;
+const MAX_READ: usize = 1 << 20;
 const IN_HEADER: usize = 40;
 const WRITE_HEADER: usize = 40;
 const NOTIFY_RESEND: i32 = 7;
@@ -155,10 +159,11 @@ impl Fields {
 impl Server {
     fn serve(&self) {
         // The kernel hands over a request in one piece, the largest being a write with its headers.
-        // Not zeros, so that its pages are there from the start: a thread that is being killed and still takes a request
-        // cannot get new pages any more, and the kernel would fail that request instead of sending it again.
-        let mut buffer = vec![0xff; MAX_WRITE + 4096];
-        let mut answer = vec![0; MAX_WRITE];
+        let (Ok(mut buffer), Ok(mut answer)) = (Buffer::new(MAX_WRITE + 4096), Buffer::new(MAX_READ)) else {
+            return;
+        };
+        // A request that the kernel cannot copy to a worker that is being killed fails, instead of going to the next.
+        buffer.keep_present();
         while !self.ended.load(Ordering::Relaxed) {
             let length = match self.device.receive(&mut buffer) {
                 Ok(length) if length >= IN_HEADER => length,
@@ -264,7 +269,7 @@ impl Server {
         disk.counters.add(Counter::Reads, 1);
         // The kernel reads up to the end of the last page; what is beyond the disk is not there.
         let left = disk.size.saturating_sub(offset);
-        let length = length.min(MAX_WRITE).min(usize::try_from(left).unwrap_or(usize::MAX));
+        let length = length.min(MAX_READ).min(usize::try_from(left).unwrap_or(usize::MAX));
         disk.counters.add(Counter::ReadBytes, length as u64);
         let answer = &mut answer[..length];
         match self.requests.read(answer, offset) {

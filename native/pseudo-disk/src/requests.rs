@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -77,6 +77,8 @@ struct Queue {
     paused: bool,
     threads: usize,
     idle: usize,
+    /// Something was recalled since memory was given back.
+    used: bool,
     closed: bool,
 }
 
@@ -84,6 +86,8 @@ pub struct Requests {
     pub disk: Disk,
     pub held: Held,
     recall: Py<PyAny>,
+    /// Microseconds that the fastest of the last recalls took: what the source needs, without waiting for a core.
+    latency: AtomicU64,
     queue: Mutex<Queue>,
     filled: Condvar,
     ended: Condvar,
@@ -107,12 +111,14 @@ impl Requests {
             paused: false,
             threads: 0,
             idle: 0,
+            used: true,
             closed: false,
         };
         let requests = Arc::new_cyclic(|me| Self {
             disk,
             held: Held::new(hold),
             recall,
+            latency: AtomicU64::new(0),
             queue: Mutex::new(queue),
             filled: Condvar::new(),
             ended: Condvar::new(),
@@ -179,7 +185,7 @@ impl Requests {
             let left = (PROFILE_BYTES / self.disk.recall.chunk_size) as usize - queue.first_reads.len();
             queue.first_reads.extend(chunks.iter().filter(|(_, zero)| !zero).map(|(chunk, _)| chunk).take(left));
         }
-        let plan = queue.streams.read(first, last);
+        let plan = queue.streams.read(first, last, Duration::from_micros(self.latency.load(Ordering::Relaxed)));
         if !plan.cancelled.is_empty() {
             queue.ahead.retain(|chunk| !plan.cancelled.contains(chunk));
         }
@@ -261,25 +267,29 @@ impl Requests {
                 drop(queue);
                 self.recall(&run);
                 queue = self.queue.lock();
+                queue.used = true;
                 queue.background -= usize::from(run.background);
                 continue;
             }
             queue.idle += 1;
             let waited = self.filled.wait_for(&mut queue, IDLE_TIME);
             queue.idle -= 1;
-            if waited.timed_out() && queue.threads > MIN_THREADS {
+            if !waited.timed_out() {
+                continue;
+            }
+            if queue.threads > MIN_THREADS {
                 break;
+            }
+            if std::mem::take(&mut queue.used) {
+                drop(queue);
+                // What the recalls needed is given back: a mount that idles is small.
+                // SAFETY: has no preconditions.
+                unsafe { libc::malloc_trim(0) };
+                queue = self.queue.lock();
             }
         }
         queue.threads -= 1;
-        let last = queue.threads == MIN_THREADS;
         self.ended.notify_all();
-        drop(queue);
-        if last {
-            // What the recalls needed is given back: a mount that idles is small.
-            // SAFETY: has no preconditions.
-            unsafe { libc::malloc_trim(0) };
-        }
     }
 
     /// How many background recalls may be under way: ahead of sequential reads, and for the profile.
@@ -347,8 +357,10 @@ impl Requests {
                 self.recall(&Run { first: first + 1, count: count - 1, background })
             };
         }
+        let start = Instant::now();
         match catch_unwind(AssertUnwindSafe(|| self.fetch(run))).unwrap_or(Err(Failure::Bytes)) {
             Ok(bytes) => {
+                self.took(start.elapsed());
                 self.disk.counters.add(Counter::RecalledBytes, bytes.len() as u64);
                 if background {
                     self.disk.counters.add(Counter::PrefetchedBytes, bytes.len() as u64);
@@ -373,6 +385,14 @@ impl Requests {
                 (first..first + count).for_each(|chunk| self.settle(chunk, Err(libc::EIO), background));
             }
         }
+    }
+
+    fn took(&self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let known = self.latency.load(Ordering::Relaxed);
+        // Slowly up, at once down.
+        let now = if known == 0 { micros } else { micros.min(known + known / 8 + 1) };
+        self.latency.store(now, Ordering::Relaxed);
     }
 
     fn fetch(&self, run: &Run) -> Result<PyBackedBytes, Failure> {

@@ -48,6 +48,7 @@ class Bench:
         self.running = 0
         self.most_running = 0
         self.failures: dict[int, int] = {}
+        self.latency = 0.0
         self.gates = {False: threading.Event(), True: threading.Event()}
         for gate in self.gates.values():
             gate.set()
@@ -68,6 +69,7 @@ class Bench:
             self.most_running = max(self.most_running, self.running)
         try:
             self.gates[background].wait(30)
+            time.sleep(self.latency)
             for chunk in chunks:
                 if chunk in self.failures:
                     raise OSError(self.failures[chunk], "the source fails here")
@@ -135,6 +137,16 @@ def test_sequential_reads_are_recalled_ahead_in_parallel(bench: Bench) -> None:
     # Nearly all came before they were asked for, and in reads of many chunks.
     assert bench.counter(Counter.PREFETCHED_BYTES) > bench.counter(Counter.RECALLED_BYTES) * 0.9
     assert len(bench.recalls) < CHUNKS / 4
+
+
+@pytest.mark.parametrize("latency", [0, 0.07])
+def test_a_slow_source_is_read_further_ahead(bench: Bench, latency: float) -> None:
+    bench.latency = latency
+    read_on(bench.open(48), 0, MIB)
+    bench.settle()
+    end = max(bench.recalled()) + 1
+    # As much again as was read; of a slow source, up to four times as much.
+    assert 3 * MIB < end * CHUNK <= 5 * MIB if latency else MIB < end * CHUNK <= 2 * MIB
 
 
 def test_random_reads_are_not_read_ahead(bench: Bench) -> None:
