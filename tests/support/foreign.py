@@ -28,16 +28,16 @@ PASSWORD = "correct horse"
 
 
 def write_disk(path: Path, seed: int = 0) -> Path:
-    """6 MiB and a sector: noise, text, zeros that are written, holes."""
+    """10 MiB and a sector, more than any format's largest chunk: noise, text, zeros that are written, holes."""
     with path.open("wb") as file:
-        file.truncate(6 * MIB + 512)
+        file.truncate(10 * MIB + 512)
         file.write(random.Random(seed).randbytes(2 * MIB + 12345))
         file.write(b"text " * 50_000)
         file.seek(4 * MIB)
         file.write(bytes(256 << 10))
         file.seek(5 * MIB + 4096)
         file.write(random.Random(seed + 1000).randbytes(8192))
-        file.seek(6 * MIB)
+        file.seek(10 * MIB)
         file.write(b"the end")
     return path
 
