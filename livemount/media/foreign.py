@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from livemount.core.errors import UsageError
 from livemount.core.machine import Copy, Firmware, MachineDescription, is_name
 from livemount.media.detect import detect
-from livemount.media.registry import open_source
+from livemount.media.registry import named, open_source
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ def copy_of_source(uri: str, password_file: Path | None, name: str, wanted: Want
     """Look at a source, and describe the machine `name` whose disk it is. Raises what opening and reading it raise."""
     if not is_name(name):
         raise UsageError(f"{name!r} cannot name a machine", hint="lower-case letters, digits, hyphens; at most 40")
-    uri = _named(uri)
+    uri = named(uri)
     source = open_source(uri, password_file)
     try:
         firmware = wanted.firmware or detect(source.read, source.size).firmware
@@ -44,11 +42,3 @@ def copy_of_source(uri: str, password_file: Path | None, name: str, wanted: Want
         )
     finally:
         source.close()
-
-
-def _named(uri: str) -> str:
-    """The URI with an identity of this mount's own, where it needs one and has none."""
-    parts = urlsplit(uri)
-    if parts.scheme not in ("nbd", "nbds", "nbd+unix") or "identity=" in parts.query:
-        return uri
-    return f"{uri}{'&' if parts.query else '?'}identity={secrets.token_hex(16)}"

@@ -10,7 +10,8 @@ import pytest
 from livemount.core.errors import NotFoundError, UsageError
 from livemount.core.machine import Firmware, MachineDescription
 from livemount.media import open_source
-from livemount.media.foreign import Wanted, _named, copy_of_source
+from livemount.media.foreign import Wanted, copy_of_source
+from livemount.media.registry import named
 
 MIB = 1 << 20
 
@@ -42,9 +43,9 @@ def test_what_is_no_source_or_name_is_refused(tmp_path: Path, image: Path) -> No
 
 
 def test_a_mount_of_nbd_has_an_identity_of_its_own() -> None:
-    first, second = (_named("nbd://host/web01") for _ in range(2))
+    first, second = (named("nbd://host/web01") for _ in range(2))
     assert first != second
     assert first.startswith("nbd://host/web01?identity=")
-    assert _named("nbd+unix:///?socket=/s").startswith("nbd+unix:///?socket=/s&identity=")
+    assert named("nbd+unix:///?socket=/s").startswith("nbd+unix:///?socket=/s&identity=")
     for kept in ("nbd://host/web01?identity=1", "file:///a"):
-        assert _named(kept) == kept
+        assert named(kept) == kept
