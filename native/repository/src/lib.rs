@@ -12,6 +12,7 @@ mod input;
 mod journal;
 mod packer;
 mod parts;
+mod plan;
 mod python;
 mod repository;
 mod retention;
