@@ -184,11 +184,11 @@ class NbdExport:
         dial: Dial,
         *,
         read_error: type[LivemountError] = UnavailableError,
-        inspect: Callable[[], object] = lambda: None,
+        inspect: Callable[[Any], object] = lambda _: None,
     ) -> None:
         """Connect. `name` is what messages call the export, `read_error` what a read that the server fails raises.
 
-        `inspect` is called after each greeting, before a byte is read, and may raise.
+        `inspect` is called with libnbd's handle after each greeting, before a byte is read, and may raise.
 
         Raises `UnavailableError`, `NotFoundError` when the server has no such export, `DeniedError` when it refuses
         us or its certificate is not good, `UnsupportedError` for what is no disk.
@@ -286,7 +286,7 @@ class NbdExport:
                 handle.poll(200)
             if not handle.aio_is_ready():
                 raise UnavailableError(f"{self._name} hung up before it greeted")
-            self._inspect()
+            self._inspect(handle)
             return _Connection(handle)
         except _nbd().Error as error:
             raise _connect_error(self._name, error) from error

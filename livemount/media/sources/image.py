@@ -223,7 +223,7 @@ class Image:
                     f"image {layers[0].file}",
                     self._dial,
                     read_error=CorruptError,
-                    inspect=self._server.check_files,
+                    inspect=lambda _: self._server.check_files(),
                 )
             except LivemountError as error:
                 raise self._server.reason(error) from error
