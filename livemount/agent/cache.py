@@ -101,7 +101,8 @@ class Cache:
                 file.write(_digests(key, data, 0))
             fresh.replace(path)
         except OSError as error:
-            fresh.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                fresh.unlink()
             with self._lock:
                 self.used -= size
             if not self._warned:
@@ -110,6 +111,7 @@ class Cache:
             return
         with self._lock:
             self._warned = False
+            self.used -= self._sizes.pop(key, 0)  # another thread may have been as quick
             self._sizes[key] = size
 
     def close(self) -> None:

@@ -75,7 +75,7 @@ class RepositoryConfig(Frozen):
 class AgentConfig(Frozen):
     """The whole configuration."""
 
-    listen: str = f"0.0.0.0:{PORT}"  # noqa: S104  # whoever connects must show a certificate
+    listen: str = f"0.0.0.0:{PORT}"  # whoever connects must show a certificate
     """Address and port."""
     certificates: AbsolutePath
     """Folder with `ca-cert.pem`, `server-cert.pem`, `server-key.pem`."""

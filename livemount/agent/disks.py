@@ -1,4 +1,4 @@
-"""The disks an agent serves: sources opened once for all their connections, kept open a while, read through the cache."""
+"""The disks an agent serves: sources opened once for all connections, kept open a while, read through the cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the clients of an agent see: each export by its name, with the errors that it has, and documents about the agent.
+"""What the clients of an agent see: each export by its name, with its errors, and documents about the agent.
 
 nbdkit knows a server's exports by name and tells the reason of nothing: so an export that cannot be opened is one
 without bytes whose description says why, as `livemount.media.agents` expects.
@@ -63,9 +63,7 @@ class Export:
 class DiskExport(Export):
     """One connection's view of an open source."""
 
-    def __init__(
-        self, reader: Reader, release: Callable[[LivemountError | None], None], counters: Counters
-    ) -> None:
+    def __init__(self, reader: Reader, release: Callable[[LivemountError | None], None], counters: Counters) -> None:
         super().__init__({"identity": reader.identity, "chunk_size": reader.source.chunk_size})
         self._reader = reader
         self._release = release
@@ -176,7 +174,7 @@ class Exports:
             "repositories": sorted(self._config.repositories),
             "open": self._disks.names(),
             "cache": {"quota": self._cache.quota, "used": self._cache.used},
-            "counters": {name: 0 for name in COUNTERS} | self.counters.all(),
+            "counters": dict.fromkeys(COUNTERS, 0) | self.counters.all(),
         }
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Copies that an agent keeps from being forgotten: those that clients read, and for a day after.
 
-Clients cannot pin: the repository is out of their reach. A mount's connection lasts as long as the mount; the day is for
-agents and hosts that are away. What is pinned is written down, so that an agent that was killed unpins it, too.
+Clients cannot pin: the repository is out of their reach. A mount's connection lasts as long as the mount; the day is
+for agents and hosts that are away. What is pinned is written down, so that an agent that was killed unpins it, too.
 """
 
 from __future__ import annotations

@@ -97,9 +97,10 @@ def extents(export: Export, count: int, offset: int, _flags: int) -> Iterator[tu
     """Offset, length and kind of each."""
     hole = nbdkit.EXTENT_HOLE | nbdkit.EXTENT_ZERO
     try:
-        return iter([(start, length, hole if is_hole else 0) for start, length, is_hole in export.extents(offset, count)])
+        found = list(export.extents(offset, count))
     except LivemountError as error:
         raise _failure(error) from None
+    return iter([(extent.offset, extent.length, hole if extent.hole else 0) for extent in found])
 
 
 def _failure(error: LivemountError) -> OSError:

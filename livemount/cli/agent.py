@@ -104,7 +104,7 @@ def status(
 
 
 def _show(found: dict[str, Any], errors: dict[str, LivemountError]) -> None:
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for place, said in found.items():
         counts, cache = said["counters"], said["cache"]
         expires = datetime.fromisoformat(said["certificate_expires"])

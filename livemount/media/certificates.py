@@ -1,4 +1,4 @@
-"""Certificates of media agents and their clients: a small authority of an environment's own, and what is wrong with one.
+"""Certificates of media agents and their clients, by an environment's own authority, and what is wrong with one.
 
 `FOLDER/ca` has the authority, `FOLDER/servers/NAME` what an agent needs, `FOLDER/clients/NAME` what its clients need,
 in the file names that GnuTLS programs look for. All files are of mode 0600.

@@ -21,6 +21,7 @@ from livemount.core.errors import (
 )
 from livemount.media import Source, nbd_export, open_source
 from livemount.media.sources import http
+from tests.support.agents import AgentSubject
 from tests.support.foreign import (
     MIB,
     BorgSubject,
@@ -63,6 +64,7 @@ SUBJECTS: dict[str, type[Subject]] = {
     "vmdk-split": VmdkSplitSubject,
     "vhd": VhdSubject,
     "vhdx": VhdxSubject,
+    "agent": AgentSubject,
 }
 
 
