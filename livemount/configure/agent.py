@@ -13,8 +13,10 @@ from livemount.agent.config import AgentConfig, ExportConfig, RepositoryConfig
 from livemount.configure.api import ROLES, START_SECONDS, plain_path
 from livemount.configure.playbook import Inventory, play
 from livemount.configure.services import service_manager
+from livemount.core.errors import DeniedError
 from livemount.core.machine import Frozen
 from livemount.core.quota import QuotaText
+from livemount.media.certificates import fault
 
 GROUP = "media_agents"
 
@@ -67,9 +69,13 @@ class AgentSpec(Frozen):
 def configure_agent(spec: AgentSpec) -> int:
     """Make the agent what the role says; returns how many tasks changed something, when it runs.
 
-    Raises `LivemountError` that names the failed task and its message.
+    Raises `DeniedError` for a certificate that clients would refuse, `LivemountError` that names the failed task and
+    its message.
     """
     spec.config()
+    problem = fault(spec.certificates, "server")
+    if problem is not None:
+        raise DeniedError(problem)
     return _play(spec, "media_agent.yml")
 
 

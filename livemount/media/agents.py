@@ -131,11 +131,10 @@ class Agent:
                 if self._failed and time.monotonic() - self._failed[0] < FAILURE_IS_NEWS:
                     raise self._failed[1]
                 try:
-                    self._export = NbdExport(self.name, self._dial, inspect=self._inspect)
+                    self._export = NbdExport(self.name, self._dial, inspect=self._inspect, fault=self._fault)
                 except LivemountError as error:
-                    reason = explained(error, self._uri.certificates)
-                    self._failed = time.monotonic(), reason
-                    raise reason from error
+                    self._failed = time.monotonic(), error
+                    raise
             return self._export
 
     def _dial(self, handle: Any) -> None:
@@ -150,6 +149,12 @@ class Agent:
                 f"{self.name} has another content than was mounted", hint="all agents must serve the same"
             )
         self.facts = facts
+
+    def _fault(self) -> str | None:
+        # Imported late: only who cannot connect needs it.
+        from livemount.media.certificates import fault
+
+        return fault(self._uri.certificates, "client")
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -247,15 +252,3 @@ def read_document(uri: AgentUri, *, address: tuple[str, int] | None = None) -> A
         finally:
             agent.close()
     raise errors[0]
-
-
-def explained(error: LivemountError, certificates: Path) -> LivemountError:
-    """The error with what is the matter with our certificate, if anything is.
-
-    With TLS 1.3 a server that does not like it hangs up after the greeting, and does not say why.
-    """
-    # Imported late: only who cannot connect needs it.
-    from livemount.media.certificates import fault
-
-    what = fault(certificates, "client")
-    return error if what is None else type(error)(error.message, hint=what)

@@ -41,6 +41,8 @@ LARGEST_REQUEST = 4 << 20
 LARGEST_STATUS = 1 << 30
 """Bytes whose allocation is asked at once; a protocol of 32 bits has no more than four times that."""
 SAMPLE = 64 << 10
+HUNG_UP = ("non-properly terminated", "pull function", "push function")
+"""What GnuTLS says of a connection that ended where it should not."""
 
 Dial = Callable[[Any], None]
 """Sets up a libnbd handle (TLS, export) and starts its connection. Raises `nbd.Error` or a `LivemountError`."""
@@ -185,10 +187,12 @@ class NbdExport:
         *,
         read_error: type[LivemountError] = UnavailableError,
         inspect: Callable[[Any], object] = lambda _: None,
+        fault: Callable[[], str | None] | None = None,
     ) -> None:
         """Connect. `name` is what messages call the export, `read_error` what a read that the server fails raises.
 
         `inspect` is called with libnbd's handle after each greeting, before a byte is read, and may raise.
+        `fault` tells what is the matter with our certificate, if anything is: it is asked when TLS failed.
 
         Raises `UnavailableError`, `NotFoundError` when the server has no such export, `DeniedError` when it refuses
         us or its certificate is not good, `UnsupportedError` for what is no disk.
@@ -197,6 +201,7 @@ class NbdExport:
         self._dial = dial
         self._read_error = read_error
         self._inspect = inspect
+        self._fault = fault
         self._lock = threading.Lock()
         self._open = True
         self._connections: list[_Connection] = []
@@ -289,7 +294,20 @@ class NbdExport:
             self._inspect(handle)
             return _Connection(handle)
         except _nbd().Error as error:
-            raise _connect_error(self._name, error) from error
+            raise self._connect_error(error) from error
+
+    def _connect_error(self, error: Any) -> LivemountError:
+        text, number = str(error.string), error.errnum
+        if "gnutls" in text or "certificate" in text or "TLS" in text or number in (errno.EPERM, errno.EACCES):
+            # A server that does not like our certificate hangs up without a word, as one does that is killed.
+            fault = self._fault() if self._fault is not None else None
+            if fault is None and self._fault is not None and any(sign in text for sign in HUNG_UP):
+                return UnavailableError(f"{self._name} hung up before it greeted: {text}")
+            message = f"{self._name} cannot be trusted, or does not trust us: {text}"
+            return DeniedError(message, hint=fault)
+        if number == errno.ENOENT:
+            return NotFoundError(f"the server has no {self._name}: {text}")
+        return UnavailableError(f"{self._name} does not answer: {text}")
 
     def _compare(self, connection: _Connection) -> None:
         same = connection.size == self.size
@@ -375,12 +393,3 @@ def _nbd() -> Any:
 
 def _start_read(into: memoryview, offset: int, handle: Any) -> int:
     return int(handle.aio_pread(into, offset))
-
-
-def _connect_error(name: str, error: Any) -> LivemountError:
-    text, number = str(error.string), error.errnum
-    if "gnutls" in text or "certificate" in text or "TLS" in text or number in (errno.EPERM, errno.EACCES):
-        return DeniedError(f"{name} cannot be trusted, or does not trust us: {text}")
-    if number == errno.ENOENT:
-        return NotFoundError(f"the server has no {name}: {text}")
-    return UnavailableError(f"{name} does not answer: {text}")

@@ -92,7 +92,7 @@ def test_a_guest_boots_from_a_copy_behind_an_agent_that_is_killed(
         guest = site.console("away")
         assert guest.command("hostname", 60).strip() == "web01"
         assert guest.command("cat /sys/class/iscsi_session/*/targetname", 60).strip().endswith(":away")
-        assert site.mount("away")["disk"]["stats"]["read_errors"] == 0
+        assert site.mount("away")["disk"]["stats"]["read_errors"] == 0, _warnings(site)
         (status,) = site.ask("agent", "status")["agents"].values()
         assert list(status["open"]) == [f"main/{copy['id']}/web01/disk0.raw"]
         site.run("unmount", "away")
@@ -102,6 +102,12 @@ def test_a_guest_boots_from_a_copy_behind_an_agent_that_is_killed(
             mounting.wait()
         del site.environment["LIVEMOUNT_AGENT"]
     site.assert_nothing_left()
+
+
+def _warnings(site: Site) -> str:
+    """What the pseudo-disk's worker said of its source."""
+    logs = sorted((site.paths.host / "log").glob("driver.log*"))
+    return "\n".join(line for log in logs for line in log.read_text().splitlines() if "recall" in line)[-4000:]
 
 
 def _holders(repository: Path) -> set[int]:

@@ -114,6 +114,7 @@ class AgentSubject(ResticSubject):
     """A copy of ours, served by an agent: what can happen to it and to a server can happen."""
 
     can = ResticSubject.can | NbdSubject.can
+    patience = 2.0  # it opens a repository before it greets
 
     def __init__(self, folder: Path) -> None:
         self._agents = Agents(folder)

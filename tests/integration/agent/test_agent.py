@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -220,6 +222,25 @@ def test_what_is_wrong_with_a_certificate_is_said(
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == DeniedError.exit_code
     assert "expired on" in done.stderr
+
+
+def test_an_agent_that_is_killed_in_the_greeting_is_away(agents: Agents) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def greet() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.sendall(struct.pack(">QQH", 0x4E42444D41474943, 0x49484156454F5054, 3))
+                connection.recv(20, socket.MSG_WAITALL)  # flags, then the wish for TLS, which is granted
+                connection.sendall(struct.pack(">QIII", 0x3E889045565A9, 5, 1, 0))
+                connection.recv(64)  # it begins to speak TLS
+
+        server = threading.Thread(target=greet)
+        server.start()
+        uri = f"agent://127.0.0.1:{listening.getsockname()[1]}/web01?certificates={agents.client}"
+        with pytest.raises(UnavailableError, match="hung up"):
+            open_source(uri, None)
+        server.join()
 
 
 def disk_use(folder: Path) -> int:

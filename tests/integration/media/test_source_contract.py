@@ -80,12 +80,11 @@ def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that says nothing is given up soon."""
-    monkeypatch.setattr(nbd_export, "PATIENCE", 0.5)
-    monkeypatch.setattr(nbd_export, "CONNECT_PATIENCE", 0.5)
-    monkeypatch.setattr(http, "CONNECT_PATIENCE", 0.5)
-    monkeypatch.setattr(http, "PATIENCE", 0.5)
+    for module in (nbd_export, http):
+        monkeypatch.setattr(module, "PATIENCE", subject.patience)
+        monkeypatch.setattr(module, "CONNECT_PATIENCE", subject.patience)
 
 
 def each(what: str = "") -> pytest.MarkDecorator:
