@@ -169,8 +169,3 @@ class Disks:
         with self._lock:
             readers = [opened.reader for opened in self._opened.values() if opened.reader.done()]
         return {reader.result().uri for reader in readers if reader.exception() is None}
-
-    def close(self) -> None:
-        """Close all of them."""
-        self._openers.shutdown(wait=False, cancel_futures=True)
-        self.sweep(0)

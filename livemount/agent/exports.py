@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -108,7 +109,6 @@ class Exports:
         self._pinned = Pinned(config.state)
         self._disks = Disks()
         self.counters = Counters()
-        self._ended = threading.Event()
         threading.Thread(target=self._keep_house, name="housekeeping", daemon=True).start()
 
     def names(self) -> list[str]:
@@ -177,14 +177,9 @@ class Exports:
             "counters": dict.fromkeys(COUNTERS, 0) | self.counters.all(),
         }
 
-    def close(self) -> None:
-        """Let go of all sources."""
-        self._ended.set()
-        self._disks.close()
-        self._cache.close()
-
     def _keep_house(self) -> None:
-        while not self._ended.wait(HOUSEKEEPING):
+        while True:
+            time.sleep(HOUSEKEEPING)
             try:
                 self._disks.sweep()
                 self._pinned.sweep(self._disks.uris())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,13 +42,11 @@ def config(key: str, value: str) -> None:
 def after_fork() -> None:
     """nbdkit is about to serve."""
     global _exports
+    # Asked to end, nbdkit would wait until all clients have left, and they never do. It only reads: it may just end.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     _exports = Exports(load(Path(_file)))
-
-
-def cleanup() -> None:
-    """nbdkit has ended all connections."""
-    _exports.close()
 
 
 def list_exports(_readonly: bool, _is_tls: bool) -> list[str]:

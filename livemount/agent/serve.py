@@ -1,4 +1,4 @@
-"""Starts an agent: looks whether all is there, then becomes what keeps nbdkit, with our plug-in."""
+"""Starts an agent: looks whether all is there, then becomes nbdkit with our plug-in."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from livemount.core.errors import DeniedError, UnsupportedError
 from livemount.media.certificates import fault
 
 PLUGIN = Path(__file__).with_name("plugin.py")
-
-# nbdkit that is asked to end waits until all clients have left, and they never do: it is killed. It only reads.
-_KEEPER = 'setpriv --pdeathsig KILL -- "$@" & trap "kill -KILL $!" TERM INT HUP; wait $!'
 
 
 def serve(file: Path) -> None:
@@ -39,10 +36,6 @@ def command(file: Path, config: AgentConfig) -> list[str]:
         raise DeniedError(problem)
     host, port = config.address
     return [
-        "sh",
-        "-c",
-        _KEEPER,
-        "livemount-agent",
         "nbdkit",
         "--foreground",
         f"--ipaddr={host}",

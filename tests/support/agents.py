@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -74,7 +73,7 @@ class RunningAgent:
         words = [sys.executable, "-m", "livemount.cli.main", "agent", "serve", "--config", f"{self.folder}/agent.yaml"]
         with (self.folder / "log").open("ab") as log:
             inside = in_namespace(self._namespace) if self._namespace else []
-            self._process = subprocess.Popen([*inside, *words], stderr=log, start_new_session=True)
+            self._process = subprocess.Popen([*inside, *words], stderr=log)
         deadline = time.monotonic() + 30
         while True:
             try:
@@ -90,22 +89,20 @@ class RunningAgent:
         uri = AgentUri.parse(f"agent://{self.address}/.status", self._client)
         return call_within(self._namespace, lambda: read_document(uri)) if self._namespace else read_document(uri)
 
-    @property
-    def pids(self) -> list[int]:
-        """The processes of the agent: the one that was started, and nbdkit."""
-        assert self._process is not None
-        pid = self._process.pid
-        return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
-
     def signal(self, number: signal.Signals) -> None:
-        """Send all of the agent a signal."""
-        for pid in reversed(self.pids):
-            os.kill(pid, number)
+        """Send the agent a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def wait(self) -> None:
+        """Wait for its end."""
+        assert self._process is not None
+        self._process.wait(30)
 
     def kill(self) -> None:
         """Kill it, if it runs."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.kill()
             self._process.wait()
             self._process = None
 

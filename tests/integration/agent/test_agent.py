@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import socket
 import struct
 import subprocess
@@ -88,7 +89,7 @@ class Readers:
                 self.count += 1
                 self._progress.notify_all()
 
-    def wait_for_more(self, count: int = 100) -> None:
+    def wait_for_more(self, count: int = 40) -> None:
         """Wait until some more reads were answered."""
         with self._progress:
             wanted = self.count + count
@@ -222,6 +223,19 @@ def test_what_is_wrong_with_a_certificate_is_said(
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == DeniedError.exit_code
     assert "expired on" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_agent_that_is_asked_to_end_waits_for_nobody(number: signal.Signals, agents: Agents, disk: Path) -> None:
+    agent = agents.add("store1", exports=exports(disk))
+    source = open_source(agents.uri("web01", agent), None)
+    assert source.read(0, 512) == disk.read_bytes()[:512]
+    agent.signal(number)
+    agent.wait()
+    with pytest.raises(UnavailableError):
+        source.read(MIB, 512)
+    agent.start()
+    source.close()
 
 
 def test_an_agent_that_is_killed_in_the_greeting_is_away(agents: Agents) -> None:

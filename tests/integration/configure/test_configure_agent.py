@@ -80,6 +80,7 @@ def test_an_agent_runs_and_leaves_nothing(spec: AgentSpec, authority: Authority,
             assert time.monotonic() < deadline
             time.sleep(0.05)
     source.close()
+    assert not Path(f"/proc/{before}").exists()
 
     # Another configuration starts it anew, once its certificate is good.
     moved = spec.model_copy(update={"exports": {"web02": spec.exports["web01"]}})
