@@ -308,11 +308,21 @@ def test_copies_are_listed_and_pinned_by_the_agent(
         "LIVEMOUNT_AGENT_CERTIFICATES": str(agents.client),
     }
 
-    def ask(*words: str) -> Any:
-        command = [sys.executable, "-m", "livemount.cli.main", *words, "--output", "json"]
+    def say(*words: str) -> str:
+        command = [sys.executable, "-m", "livemount.cli.main", *words]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return done.stdout
+
+    def ask(*words: str) -> Any:
+        return json.loads(say(*words, "--output", "json"))
+
+    wanted = ("agent", "certificates", "--server", "store9", "--address", "10.0.0.5")
+    assert [(row["kind"], row["renewed"]) for row in ask(*wanted)["certificates"]] == [
+        ("client", True),
+        ("server", True),
+    ]
+    assert [row["kind"] for row in ask(*wanted)["certificates"] if row["renewed"]] == []
 
     (row,) = ask("copies")["copies"]
     assert row["name"] == "web01"
@@ -321,6 +331,10 @@ def test_copies_are_listed_and_pinned_by_the_agent(
     assert source.read(0, MIB) == disk.read_bytes()[:MIB]
     (told,) = ask("agent", "status")["agents"].values()
     assert told["open"] == {f"main/{row['id']}/web01/disk0.raw": 1}
+
+    metrics = say("agent", "status", "--metrics").splitlines()
+    assert f'livemount_agent_up{{agent="{agent.address}"}} 1' in metrics
+    assert f'livemount_agent_connections_total{{agent="{agent.address}"}} 1' in metrics
 
     # A later copy takes its place, yet it stays: somebody reads it.
     with disk.open("r+b") as file:
