@@ -9,7 +9,7 @@ from typing import Annotated
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator
 
-from livemount.core.errors import DeniedError, LivemountError, NotFoundError, UsageError
+from livemount.core.errors import DeniedError, LivemountError, NotFoundError, UnsupportedError, UsageError
 from livemount.core.machine import Frozen
 from livemount.core.quota import QuotaText
 from livemount.media.agents import PORT
@@ -64,11 +64,14 @@ class RepositoryConfig(Frozen):
             raise NotFoundError(f"{rest!r} names no file of a snapshot")
         return str(SourceUri("restic", self.repository, {"snapshot": parts[1], "file": parts[2]}))
 
-    def export(self, name: str, uri: str) -> str | None:
-        """The name of the export of a copy's URI, in the repository called `name`; none for another kind of copy."""
+    def export(self, name: str, uri: str) -> str:
+        """The name of the export of a copy's URI, in the repository called `name`.
+
+        Raises `UnsupportedError` for another kind of copy.
+        """
         parsed = SourceUri.parse(uri)
         if parsed.scheme != "restic" or set(parsed.options) != {"snapshot", "file"}:
-            return None
+            raise UnsupportedError(f"agents do not serve {parsed.scheme} sources of a repository")
         return f"{name}/{parsed.options['snapshot']}{parsed.options['file']}"
 
 

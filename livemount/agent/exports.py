@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from livemount import __version__
@@ -19,9 +20,9 @@ from livemount.agent.cache import Cache
 from livemount.agent.config import AgentConfig
 from livemount.agent.disks import Counters, Disks, Reader
 from livemount.agent.pinned import Pinned
-from livemount.core.errors import LivemountError, NotFoundError
+from livemount.core.errors import LivemountError, NotFoundError, UnsupportedError
 from livemount.core.quota import parse_quota
-from livemount.media.agents import VERSION
+from livemount.media.agents import VERSION, with_sources
 from livemount.media.certificates import expiry
 from livemount.media.registry import open_source
 from livemount.media.repository import Repository
@@ -158,12 +159,13 @@ class Exports:
         if chosen is None:
             raise NotFoundError(f"there is no repository {name}")
         listing = Repository.open(chosen.repository, chosen.password_file).listing()
-        found = []
+        found, damaged = [], list(listing.damaged)
         for copy in listing.copies:
-            export = chosen.export(name, copy.source)
-            if export is not None:
-                found.append(copy.model_copy(update={"source": export}).model_dump(mode="json"))
-        return {"copies": found, "damaged": listing.damaged}
+            try:
+                found.append(with_sources(copy.model_dump(mode="json"), partial(chosen.export, name)))
+            except UnsupportedError as error:
+                damaged.append(f"{copy.name}@{copy.id[:8]}: {error.message}")
+        return {"copies": found, "damaged": damaged}
 
     def _status(self) -> dict[str, Any]:
         return {

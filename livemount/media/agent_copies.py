@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from livemount.core.errors import CorruptError
 from livemount.core.machine import Copy
-from livemount.media.agents import AgentUri, read_document
+from livemount.media.agents import AgentUri, read_document, with_sources
 from livemount.media.repository import find_copy
 
 log = logging.getLogger(__name__)
@@ -29,17 +29,16 @@ class AgentCopies:
         """
         said = read_document(self._uri.of(f".copies/{self._uri.export}"))
         try:
-            found = _COPIES.validate_python(said["copies"])
+            found = _COPIES.validate_python([with_sources(copy, self._read_by_agent) for copy in said["copies"]])
             damaged = [str(reason) for reason in said["damaged"]]
-        except (ValidationError, KeyError, TypeError) as error:
+        except (ValidationError, KeyError, TypeError, AttributeError) as error:
             raise CorruptError(f"{self._uri} does not list copies", hint="is the agent of this version?") from error
         for reason in damaged:
             log.warning("%s", reason)
-        return [
-            copy.model_copy(update={"source": str(self._uri.of(copy.source))})
-            for copy in found
-            if name is None or copy.name == name
-        ]
+        return [copy for copy in found if name is None or copy.name == name]
+
+    def _read_by_agent(self, export: str) -> str:
+        return str(self._uri.of(export))
 
     def find(self, reference: str) -> Copy:
         """As `Repository.find`."""

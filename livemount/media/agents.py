@@ -234,6 +234,12 @@ class AgentDisk:
         raise next((error for error in errors if isinstance(error, UnavailableError)), errors[0])
 
 
+def with_sources(copy: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """A copy as JSON, with the names of its sources changed: of the copy, and of each of its disks."""
+    disks = [disk | {"source": change(disk["source"])} for disk in copy.get("disks", ())]
+    return copy | {"source": change(copy["source"])} | ({"disks": disks} if "disks" in copy else {})
+
+
 def read_document(uri: AgentUri, *, address: tuple[str, int] | None = None) -> Any:
     """The JSON of a document that the first agent that answers has; only the one at `address` is asked if given."""
     errors: list[LivemountError] = []

@@ -18,7 +18,7 @@ from livemount.core.errors import (
     UnavailableError,
     UsageError,
 )
-from livemount.media.agents import AgentUri, read_facts
+from livemount.media.agents import AgentUri, read_facts, with_sources
 
 GOOD = """
 listen: "[::1]:10810"
@@ -144,3 +144,13 @@ def test_what_is_no_agent_is_corrupt(said: str) -> None:
     except LivemountError:
         return
     assert facts.length or facts.identity or "length" in said
+
+
+def test_the_sources_of_all_disks_are_renamed() -> None:
+    copy = {"id": "x", "source": "a", "disks": [{"file": "disk0.raw", "source": "a"}, {"source": "b"}]}
+    assert with_sources(copy, str.upper) == {
+        "id": "x",
+        "source": "A",
+        "disks": [{"file": "disk0.raw", "source": "A"}, {"source": "B"}],
+    }
+    assert with_sources({"source": "a"}, str.upper) == {"source": "A"}
