@@ -73,14 +73,16 @@ class Reader:
         key = (self.identity, self._chunk, number)
         begin = number * self._chunk
         length = min(self._chunk, self.source.size - begin)
-        with self._stripes[number % STRIPES]:
-            kept = cache.get(key, length, within, count)
-            if kept is not None:
-                self._counters.add(cache_hits=1, cache_bytes=count)
-                return kept
-            data = self._recall(begin, length)
-            cache.put(key, data)
-        return data[within : within + count]
+        kept = cache.get(key, length, within, count)
+        if kept is None:
+            with self._stripes[number % STRIPES]:
+                kept = cache.get(key, length, within, count)
+                if kept is None:
+                    data = self._recall(begin, length)
+                    cache.put(key, data)
+                    return data[within : within + count]
+        self._counters.add(cache_hits=1, cache_bytes=count)
+        return kept
 
     def _recall(self, offset: int, length: int) -> bytes:
         data = self.source.read(offset, length)
