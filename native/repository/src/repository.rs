@@ -183,8 +183,8 @@ impl Repository {
         self.read_json(FileType::Snapshot, id)
     }
 
-    /// The node of a regular file in a snapshot.
-    pub fn file_node(&self, index: &Index, snapshot: &SnapshotFile, path: &Path) -> Result<Node> {
+    /// What a path of a snapshot names.
+    pub fn node(&self, index: &Index, snapshot: &SnapshotFile, path: &Path) -> Result<Node> {
         let absent = || {
             Error::new(
                 Kind::NotFound,
@@ -201,14 +201,14 @@ impl Repository {
                 .find(|node| Component::Normal(&node.name()) == name)
                 .ok_or_else(absent)?;
             if names.peek().is_none() {
-                return if node.is_file() { Ok(node) } else { Err(absent()) };
+                return Ok(node);
             }
             tree = *node.subtree.ok_or_else(absent)?;
         }
         Err(absent())
     }
 
-    fn tree(&self, index: &Index, id: &Id) -> Result<Tree> {
+    pub fn tree(&self, index: &Index, id: &Id) -> Result<Tree> {
         let name = format!("the tree {}", &*id.to_hex());
         let entry = index.find(BlobKind::Tree, id).ok_or_else(|| index.missing(&name))?;
         let text = self.read_blob(&index.packs[entry.pack as usize], entry)?;
