@@ -23,6 +23,9 @@ from livemount.core.secrets import write_secret
 from livemount.driver.recaller import Recaller
 from livemount.local_cloud.namespace import call_within
 from livemount.media import certificates, open_source
+from livemount.media.agent_copies import AgentCopies
+from livemount.media.agents import AgentUri
+from livemount.media.disks import DiskInput
 from livemount.media.repository import Repository, Rules
 from tests.support.agents import Agents, two_namespaces
 from tests.support.foreign import MIB, PASSWORD, write_disk
@@ -343,6 +346,20 @@ def test_copies_are_listed_and_pinned_by_the_agent(
     kept = {decision.copy.id: decision.kept for decision in repository.forget(Rules(keep_last=1))}
     assert kept == {row["id"]: True, newer.id: True}
     source.close()
+
+
+def test_all_disks_of_a_copy_are_read_by_the_agent(
+    agents: Agents, repository: Repository, disk: Path, tmp_path: Path
+) -> None:
+    agent = agents.add("store1", repositories=repositories(repository))
+    second = write_disk(tmp_path / "data.raw", seed=3)
+    made = repository.make([DiskInput(disk), DiskInput(second)], "db").copy
+    listed = AgentCopies(AgentUri.parse(agents.uri("main", agent))).find("db")
+    assert listed.id == made.id
+    for image, uri in zip((disk, second), listed.sources, strict=True):
+        source = open_source(uri, None)
+        assert source.read(0, source.size) == image.read_bytes()
+        source.close()
 
 
 def test_corrupt_copies_are_told_from_those_that_are_away(agents: Agents, repository: Repository) -> None:
