@@ -10,6 +10,8 @@ from livemount.cli.output import OutputFormat, bytes_text, print_json, print_tab
 from livemount.core.errors import CorruptError
 from livemount.core.machine import Copy
 from livemount.core.settings import Settings
+from livemount.media.agent_copies import AgentCopies
+from livemount.media.agents import AgentUri
 from livemount.media.repository import Repository
 
 Output = Annotated[OutputFormat, typer.Option("--output", "-o", help="Print a table or versioned JSON.")]
@@ -18,6 +20,13 @@ Output = Annotated[OutputFormat, typer.Option("--output", "-o", help="Print a ta
 def open_repository(settings: Settings) -> Repository:
     """The repository that the settings name."""
     return Repository.open(settings.repository_path, settings.repository_password)
+
+
+def readable_copies(settings: Settings) -> Repository | AgentCopies:
+    """The copies that can be mounted: those of the repository, or of one that a media agent reads for us."""
+    if settings.agent:
+        return AgentCopies(AgentUri.parse(settings.agent, settings.client_certificates))
+    return open_repository(settings)
 
 
 def summary(copy: Copy) -> str:
@@ -31,7 +40,7 @@ def copies(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """List the copies in the repository, oldest first; of several disks, * is the one that the machine starts from."""
-    found = open_repository(Settings()).copies(name)
+    found = readable_copies(Settings()).copies(name)
     if output is OutputFormat.JSON:
         print_json(copies=[copy.model_dump(mode="json") for copy in found])
         return

@@ -11,7 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from livemount import __version__
-from livemount.cli import backup, copies, doctor, environment, mounts, repository, retention
+from livemount.cli import agent, backup, copies, doctor, environment, mounts, repository, retention
 from livemount.cli.output import stderr
 from livemount.core.errors import ExitCode, LivemountError
 
@@ -35,7 +35,7 @@ A first session:
   livemount unmount web01
 
 Where things are is read from the environment: LIVEMOUNT_HOME (default /var/lib/livemount), LIVEMOUNT_ENVIRONMENT
-(local), LIVEMOUNT_REPOSITORY, LIVEMOUNT_PASSWORD_FILE.
+(local), LIVEMOUNT_REPOSITORY, LIVEMOUNT_PASSWORD_FILE; LIVEMOUNT_AGENT for copies that only a media agent can read.
 """,
 )
 
@@ -76,6 +76,7 @@ for _name, _function in COMMANDS:
     app.command(_name)(_function)
 app.add_typer(environment.app, name="environment")
 app.add_typer(repository.app, name="repository")
+app.add_typer(agent.app, name="agent")
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from livemount.cli.copies import Output, open_repository
+from livemount.cli.copies import Output, readable_copies
 from livemount.cli.output import OutputFormat, bytes_text, duration_text, print_json, print_table, stderr, stdout
 from livemount.cli.parse import parse_duration, parse_hold
 from livemount.cli.watch import watch as show_live
@@ -19,6 +19,7 @@ from livemount.core.settings import Settings
 from livemount.manager.client import Manager
 from livemount.manager.environment import Environment
 from livemount.manager.progress import follow
+from livemount.media.agents import AgentUri
 from livemount.media.foreign import Wanted, copy_of_sources
 from livemount.workflow.states import MountOrder, MountRecord, MountState
 
@@ -80,9 +81,12 @@ def mount(
     hold = parse_hold(hold_io)
     environment = Environment(settings).outputs()
     if source:
-        found = copy_of_sources(source, password_file, str(name), Wanted(firmware, cpus, memory))
+        shown = settings.client_certificates
+        uris = [str(AgentUri.parse(uri, shown)) if uri.startswith("agent:") else uri for uri in source]
+        found = copy_of_sources(uris, password_file, str(name), Wanted(firmware, cpus, memory))
     else:
-        found, password_file = open_repository(settings).find(copy), settings.repository_password
+        found = readable_copies(settings).find(copy)
+        password_file = None if settings.agent else settings.repository_password
     order = MountOrder(
         mount=_mount_name(found.name, name),
         copy=found,

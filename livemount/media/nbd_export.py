@@ -42,6 +42,8 @@ LARGEST_REQUEST = 4 << 20
 LARGEST_STATUS = 1 << 30
 """Bytes whose allocation is asked at once; a protocol of 32 bits has no more than four times that."""
 SAMPLE = 64 << 10
+HUNG_UP = ("non-properly terminated", "pull function", "push function")
+"""What GnuTLS says of a connection that ended where it should not."""
 
 Dial = Callable[[Any], None]
 """Sets up a libnbd handle (TLS, export) and starts its connection. Raises `nbd.Error` or a `LivemountError`."""
@@ -185,13 +187,15 @@ class NbdExport:
         dial: Dial,
         *,
         read_error: type[LivemountError] = UnavailableError,
-        inspect: Callable[[], object] = lambda: None,
+        inspect: Callable[[Any], object] = lambda _: None,
+        fault: Callable[[], str | None] | None = None,
         bitmap: str = "",
     ) -> None:
         """Connect. `name` is what messages call the export, `read_error` what a read that the server fails raises.
 
-        `inspect` is called after each greeting, before a byte is read, and may raise. `bitmap` is a dirty bitmap of
-        QEMU's that the export must have.
+        `inspect` is called with libnbd's handle after each greeting, before a byte is read, and may raise.
+        `fault` tells what is the matter with our certificate, if anything is: it is asked when TLS failed.
+        `bitmap` is a dirty bitmap of QEMU's that the export must have.
 
         Raises `UnavailableError`, `NotFoundError` when the server has no such export, `DeniedError` when it refuses
         us or its certificate is not good, `UnsupportedError` for what is no disk.
@@ -200,6 +204,7 @@ class NbdExport:
         self._dial = dial
         self._read_error = read_error
         self._inspect = inspect
+        self._fault = fault
         self._bitmap = f"{DIRTY}{bitmap}" if bitmap else ""
         self._lock = threading.Lock()
         self._open = True
@@ -300,7 +305,7 @@ class NbdExport:
                 handle.poll(200)
             if not handle.aio_is_ready():
                 raise UnavailableError(f"{self._name} hung up before it greeted")
-            self._inspect()
+            self._inspect(handle)
             if self._bitmap and not handle.can_meta_context(self._bitmap):
                 raise NotFoundError(
                     f"{self._name} has no dirty bitmap {self._bitmap.removeprefix(DIRTY)!r}",
@@ -308,7 +313,20 @@ class NbdExport:
                 )
             return _Connection(handle)
         except _nbd().Error as error:
-            raise _connect_error(self._name, error) from error
+            raise self._connect_error(error) from error
+
+    def _connect_error(self, error: Any) -> LivemountError:
+        text, number = str(error.string), error.errnum
+        if "gnutls" in text or "certificate" in text or "TLS" in text or number in (errno.EPERM, errno.EACCES):
+            # A server that does not like our certificate hangs up without a word, as one does that is killed.
+            fault = self._fault() if self._fault is not None else None
+            if fault is None and self._fault is not None and any(sign in text for sign in HUNG_UP):
+                return UnavailableError(f"{self._name} hung up before it greeted: {text}")
+            message = f"{self._name} cannot be trusted, or does not trust us: {text}"
+            return DeniedError(message, hint=fault)
+        if number == errno.ENOENT:
+            return NotFoundError(f"the server has no {self._name}: {text}")
+        return UnavailableError(f"{self._name} does not answer: {text}")
 
     def _compare(self, connection: _Connection) -> None:
         same = connection.size == self.size
@@ -394,12 +412,3 @@ def _nbd() -> Any:
 
 def _start_read(into: memoryview, offset: int, handle: Any) -> int:
     return int(handle.aio_pread(into, offset))
-
-
-def _connect_error(name: str, error: Any) -> LivemountError:
-    text, number = str(error.string), error.errnum
-    if "gnutls" in text or "certificate" in text or "TLS" in text or number in (errno.EPERM, errno.EACCES):
-        return DeniedError(f"{name} cannot be trusted, or does not trust us: {text}")
-    if number == errno.ENOENT:
-        return NotFoundError(f"the server has no {name}: {text}")
-    return UnavailableError(f"{name} does not answer: {text}")

@@ -347,23 +347,7 @@ class Repository:
 
         Raises `NotFoundError` that lists what there is, `ConflictError` when several copies fit.
         """
-        name, _, which = reference.partition("@")
-        if not is_name(name) or ("@" in reference and not which):
-            raise UsageError(f"{reference!r} names no copy", hint="NAME, NAME@latest or NAME@ID")
-        everything = self.copies()
-        copies = [copy for copy in everything if copy.name == name]
-        if not copies:
-            names = ", ".join(sorted({copy.name for copy in everything})) or "none"
-            raise NotFoundError(f"{self.path} has no copy of {name}", hint=f"machines with copies: {names}")
-        if which in ("", "latest"):
-            return copies[-1]
-        fitting = [copy for copy in copies if copy.id.startswith(which.lower())]
-        if len(fitting) == 1:
-            return fitting[0]
-        listed = ", ".join(f"{copy.id[:12]} of {copy.time:%Y-%m-%d %H:%M:%S}" for copy in fitting or copies)
-        if fitting:
-            raise ConflictError(f"{reference} names {len(fitting)} copies", hint=f"give more digits: {listed}")
-        raise NotFoundError(f"{self.path} has no copy {reference}", hint=f"copies of {name}: {listed}")
+        return find_copy(self.copies(), reference, str(self.path))
 
     def check(self, read_percent: float = 0) -> CheckReport:
         """Check the structure, and of what copies need this part, in per cent, byte by byte; chosen by chance."""
@@ -470,6 +454,26 @@ class Repository:
             source=next((disk.source for disk in disks if disk.boot), disks[0].source),
             disks=disks,
         )
+
+
+def find_copy(everything: list[Copy], reference: str, place: str) -> Copy:
+    """The one of all copies in a place that `NAME`, `NAME@latest` or `NAME@ID` names; see `Repository.find`."""
+    name, _, which = reference.partition("@")
+    if not is_name(name) or ("@" in reference and not which):
+        raise UsageError(f"{reference!r} names no copy", hint="NAME, NAME@latest or NAME@ID")
+    copies = [copy for copy in everything if copy.name == name]
+    if not copies:
+        names = ", ".join(sorted({copy.name for copy in everything})) or "none"
+        raise NotFoundError(f"{place} has no copy of {name}", hint=f"machines with copies: {names}")
+    if which in ("", "latest"):
+        return copies[-1]
+    fitting = [copy for copy in copies if copy.id.startswith(which.lower())]
+    if len(fitting) == 1:
+        return fitting[0]
+    listed = ", ".join(f"{copy.id[:12]} of {copy.time:%Y-%m-%d %H:%M:%S}" for copy in fitting or copies)
+    if fitting:
+        raise ConflictError(f"{reference} names {len(fitting)} copies", hint=f"give more digits: {listed}")
+    raise NotFoundError(f"{place} has no copy {reference}", hint=f"copies of {name}: {listed}")
 
 
 def _password(file: Path) -> str:

@@ -86,6 +86,8 @@ class Subject:
     """Of `holes`, `away`, `hang`, `truncated`, `corrupt`, `denied`."""
     most_errors = 100
     """How many failed reads do not take long."""
+    patience = 0.5
+    """Seconds after which a server that says nothing is given up; one that is well answers sooner."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

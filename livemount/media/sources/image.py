@@ -235,7 +235,7 @@ class Image:
                     f"image {layers[0].file}",
                     self._dial,
                     read_error=CorruptError,
-                    inspect=self._server.check_files,
+                    inspect=lambda _: self._server.check_files(),
                     bitmap=bitmap,
                 )
             except LivemountError as error:

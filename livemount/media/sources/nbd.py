@@ -85,10 +85,10 @@ def open(uri: str, password_file: Path | None) -> Source:
         start = _unix(Path(socket))
     elif tls:
         identity, certificates, bitmap = parsed.require("identity", optional=("certificates", "bitmap"))
-        start = _with_tls(_tcp(parsed.host, parsed.port or PORT), password_file, certificates)
+        start = with_tls(tcp(parsed.host, parsed.port or PORT), password_file, certificates)
     else:
         identity, bitmap = parsed.require("identity", optional=("bitmap",))
-        start = _tcp(parsed.host, parsed.port or PORT)
+        start = tcp(parsed.host, parsed.port or PORT)
     if not tls and password_file is not None:
         raise UsageError(f"{uri} has no password", hint="nbds:// takes a pre-shared key")
     name = str(parsed.path)[1:]
@@ -113,12 +113,13 @@ def _unix(socket: Path) -> Dial:
     return start
 
 
-def _tcp(host: str, port: int) -> Dial:
+def tcp(host: str, port: int) -> Dial:
+    """Connects to an address."""
     return lambda handle: handle.aio_connect_tcp(host, str(port))
 
 
-def _with_tls(start: Dial, key_file: Path | None, certificates: str) -> Dial:
-    """Set up TLS, required and verified."""
+def with_tls(start: Dial, key_file: Path | None, certificates: str) -> Dial:
+    """Sets up TLS, required and verified, by a pre-shared key or a folder of certificates, before it connects."""
     user = ""
     if key_file is not None:
         if certificates:

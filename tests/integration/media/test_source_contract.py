@@ -21,6 +21,7 @@ from livemount.core.errors import (
 )
 from livemount.media import Source, nbd_export, open_source
 from livemount.media.sources import http
+from tests.support.agents import AgentSubject
 from tests.support.foreign import (
     MIB,
     BorgSubject,
@@ -63,6 +64,7 @@ SUBJECTS: dict[str, type[Subject]] = {
     "vmdk-split": VmdkSplitSubject,
     "vhd": VhdSubject,
     "vhdx": VhdxSubject,
+    "agent": AgentSubject,
 }
 
 
@@ -78,12 +80,11 @@ def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that says nothing is given up soon."""
-    monkeypatch.setattr(nbd_export, "PATIENCE", 0.5)
-    monkeypatch.setattr(nbd_export, "CONNECT_PATIENCE", 0.5)
-    monkeypatch.setattr(http, "CONNECT_PATIENCE", 0.5)
-    monkeypatch.setattr(http, "PATIENCE", 0.5)
+    for module in (nbd_export, http):
+        monkeypatch.setattr(module, "PATIENCE", subject.patience)
+        monkeypatch.setattr(module, "CONNECT_PATIENCE", subject.patience)
 
 
 def each(what: str = "") -> pytest.MarkDecorator:
