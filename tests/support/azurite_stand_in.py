@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import signal
 import socket
 import subprocess
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlencode
 
 from livemount.core.settings import Settings
 
@@ -24,7 +28,7 @@ class AzuriteStandIn:
             found.bind(("127.0.0.1", 0))
             self.port: int = found.getsockname()[1]
         self.endpoint = f"http://127.0.0.1:{self.port}/{ACCOUNT}"
-        self._folder = folder
+        self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -32,8 +36,8 @@ class AzuriteStandIn:
         """Start it, and wait until it answers."""
         program = Settings().cache / "azurite" / "node_modules" / ".bin" / "azurite-blob"
         assert program.exists(), "Azurite is not installed: run `setup/run azurite`"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        words = ["--blobHost", "127.0.0.1", "--blobPort", str(self.port), "--location", str(self._folder)]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        words = ["--blobHost", "127.0.0.1", "--blobPort", str(self.port), "--location", str(self.folder)]
         words += ["--silent", "--skipApiVersionCheck", "--disableProductStyleUrl", "--disableTelemetry"]
         self._process = subprocess.Popen(
             [program, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -44,6 +48,14 @@ class AzuriteStandIn:
                 self.stop()
                 raise AssertionError("Azurite does not answer")
             time.sleep(0.05)
+
+    def signature(self, permissions: str = "rl", seconds: float = 3600) -> str:
+        """A shared access signature of the whole account, `sv=...&sig=...`, for so long."""
+        expiry = (datetime.now(UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        given = {"sv": "2019-12-12", "ss": "b", "srt": "sco", "sp": permissions, "se": expiry}
+        parts = (ACCOUNT, permissions, "b", "sco", "", expiry, "", "", given["sv"], "")
+        digest = hmac.digest(base64.b64decode(KEY), "\n".join(parts).encode(), "sha256")
+        return urlencode({**given, "sig": base64.b64encode(digest).decode()})
 
     def _answers(self) -> bool:
         with socket.socket() as probe:
