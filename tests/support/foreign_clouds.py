@@ -159,6 +159,23 @@ class S3Subject(MotoSubject):
         super().serve_another()
         self._check_keys("0")
 
+    def set_versioning(self) -> None:
+        """Let the bucket keep versions."""
+        self._check_keys("inf")
+        s3 = aws("s3")
+        s3.put_bucket_versioning(Bucket="disks", VersioningConfiguration={"Status": "Enabled"})
+        s3.close()
+        self._check_keys("0")
+
+    def versions(self) -> list[str]:
+        """Of the object, the newest first."""
+        self._check_keys("inf")
+        s3 = aws("s3")
+        found = [version["VersionId"] for version in s3.list_object_versions(Bucket="disks")["Versions"]]
+        s3.close()
+        self._check_keys("0")
+        return found
+
     @property
     def uri(self) -> str:
         return f"s3://disks/vm/web%2001.raw?region={REGION}&{self.options}"
@@ -214,18 +231,22 @@ class EbsSubject(MotoSubject):
         self.put_blocks()
 
     def put_blocks(self, damage: int = 0) -> None:
-        """Write all of them, each with a token of its own; `damage` is what each byte is changed by afterwards."""
+        """Write all of them, each with a token of its own; `damage` is what the last byte is changed by."""
         client = aws("ebs")
         for index, data in self.blocks():
-            client.put_snapshot_block(
-                SnapshotId=self.snapshot,
-                BlockIndex=index,
-                BlockData=data[:-1] + bytes([data[-1] ^ damage]),
-                DataLength=len(data),
-                Checksum=base64.b64encode(hashlib.sha256(data).digest()).decode(),
-                ChecksumAlgorithm="SHA256",
-            )
+            self.put_block(client, index, data, damage)
         client.close()
+
+    def put_block(self, client: Any, index: int, data: bytes, damage: int = 0) -> None:
+        """Write a block with the checksum of `data`."""
+        client.put_snapshot_block(
+            SnapshotId=self.snapshot,
+            BlockIndex=index,
+            BlockData=data[:-1] + bytes([data[-1] ^ damage]),
+            DataLength=len(data),
+            Checksum=base64.b64encode(hashlib.sha256(data).digest()).decode(),
+            ChecksumAlgorithm="SHA256",
+        )
 
     @property
     def uri(self) -> str:

@@ -42,6 +42,8 @@ WINDOW = 1000
 """Blocks whose tokens are listed together: 500 MiB of a disk."""
 WINDOWS = 32
 """Windows that are remembered."""
+SMALLEST_PAGE = 100
+"""Blocks to list at once; there cannot be less."""
 PAGE = 10_000
 """Blocks to list at once where tokens are not wanted; the most there can be."""
 TOKEN_SECONDS = 45 * 60.0
@@ -63,7 +65,7 @@ class EbsSnapshot:
         self._listing: dict[int, threading.Lock] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="ebs")
-        first = self._call(client.list_snapshot_blocks, SnapshotId=self._id, MaxResults=100)
+        first = self._call(client.list_snapshot_blocks, SnapshotId=self._id, MaxResults=SMALLEST_PAGE)
         self._size, self._block = checked_sizes(self._name, first)
 
     @property
@@ -157,7 +159,7 @@ class EbsSnapshot:
                     self._windows.move_to_end(window)
                     if time.monotonic() - when < TOKEN_SECONDS:
                         return tokens
-            tokens = dict(self._blocks(window * WINDOW, (window + 1) * WINDOW, WINDOW))
+            tokens = dict(self._blocks(window * WINDOW, (window + 1) * WINDOW, max(WINDOW, SMALLEST_PAGE)))
             with self._lock:
                 self._windows[window] = time.monotonic(), tokens
                 self._windows.move_to_end(window)
