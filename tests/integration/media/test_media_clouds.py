@@ -228,10 +228,10 @@ class Differing(AzureSubject):
         return (
             super().more.replace(
                 "proxy_pass",
-                f"""
+                """
                 set $what "$arg_prevsnapshot/$arg_marker";
-                if ($what = "2026-01-01T00%3A00%3A00.0000000Z/") {{ rewrite ^ /first last; }}
-                if ($what = "2026-01-01T00%3A00%3A00.0000000Z/page%20two") {{ rewrite ^ /second last; }}
+                if ($what = "2026-01-01T00%3A00%3A00.0000000Z/") { rewrite ^ /first last; }
+                if ($what = "2026-01-01T00%3A00%3A00.0000000Z/page%20two") { rewrite ^ /second last; }
                 proxy_pass""",
                 1,
             )
