@@ -44,6 +44,7 @@ from tests.support.foreign_images import (
     VmdkSplitSubject,
     VmdkSubject,
 )
+from tests.support.foreign_lvm import LvsStandInSubject
 
 pytestmark = pytest.mark.integration
 
@@ -64,6 +65,7 @@ SUBJECTS: dict[str, type[Subject]] = {
     "vmdk-split": VmdkSplitSubject,
     "vhd": VhdSubject,
     "vhdx": VhdxSubject,
+    "lvm-lvs-stand-in": LvsStandInSubject,
     "s3-moto": S3Subject,
     "ebs-moto": EbsSubject,
     "azure-pages-azurite": AzureSubject,
