@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -92,6 +93,8 @@ def make_client(service: str, region: str, endpoint: str, profile: str, password
     if password_file is not None and profile:
         raise UsageError("keys are named twice", hint="either a password file or `profile=`")
     keys = read_keys(password_file) if password_file is not None else {}
+    for name in ("botocore", "urllib3"):  # they log requests, with what is secret in their headers
+        logging.getLogger(name).setLevel(logging.WARNING)
     with told(service):
         session = Session(profile=profile or None)
         if not keys and session.get_credentials() is None:

@@ -193,7 +193,7 @@ class S3Subject(MotoSubject):
 class EbsSubject(MotoSubject):
     """A snapshot of moto's EBS; "GiB" are MiB here, as volumes have no other sizes."""
 
-    can = MotoSubject.can | {"holes", "corrupt"}
+    can = MotoSubject.can | {"holes", "truncated", "corrupt"}
     busy = """
         add_header x-amzn-ErrorType RequestThrottledException always;
         return 400 '{"Message": "too much", "Reason": "ACCOUNT_THROTTLED"}';
@@ -254,6 +254,12 @@ class EbsSubject(MotoSubject):
 
     def missing(self) -> str:
         return self.uri.replace(self.snapshot, "snap-0123456789abcdef0")
+
+    def truncate(self) -> None:
+        client = aws("ebs")
+        for index, data in self.blocks():
+            self.put_block(client, index, data[: len(data) // 2])
+        client.close()
 
     def damage(self) -> None:
         self.put_blocks(damage=1)

@@ -210,7 +210,9 @@ class EbsSnapshot:
         answer = self._call(self._client.get_snapshot_block, SnapshotId=self._id, BlockIndex=index, BlockToken=token)
         with answer["BlockData"] as body, told(what):
             data: bytes = body.read(self._block + 1)
-        if len(data) != self._block or answer.get("DataLength") != self._block:
+        if answer.get("DataLength") != self._block:
+            raise CorruptError(f"{what} is said to have {answer.get('DataLength')} bytes, not {self._block}")
+        if len(data) != self._block:
             raise UnavailableError(f"{what} was cut off: {len(data)} bytes of {self._block}")
         if answer.get("ChecksumAlgorithm") != "SHA256":
             raise UnsupportedError(f"{what} has no SHA256, but {answer.get('ChecksumAlgorithm')!r}")
