@@ -288,6 +288,7 @@ def test_a_source_that_says_nothing_is_unavailable(subject: Subject, impatient: 
 
 @each("busy")
 def test_a_source_that_is_too_busy_is_asked_again(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aws, "ATTEMPTS", 1)  # so that a second request is ours, not botocore's
     source, content = subject.open(), subject.content
     subject.be_busy(True)
     found: list[bytes] = []
