@@ -11,7 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from livemount import __version__
-from livemount.cli import agent, backup, copies, doctor, environment, mounts, repository, retention
+from livemount.cli import agent, backup, changes, copies, doctor, environment, mounts, repository, retention
 from livemount.cli.output import stderr
 from livemount.core.errors import ExitCode, LivemountError
 
@@ -63,6 +63,7 @@ COMMANDS: list[tuple[str, Callable[..., Any]]] = [
     ("backup", backup.backup),
     ("copies", copies.copies),
     ("check", copies.check),
+    ("changes", changes.changes),
     ("forget", retention.forget),
     ("prune", retention.prune),
     ("hold", retention.hold),
