@@ -11,11 +11,12 @@ use pyo3::types::PyBytes;
 use crate::backup::{self, Written};
 use crate::disk::{Disk, parse_id, read_small};
 use crate::error::{Error, Kind, Result};
+use crate::files::python::{PyFileTree, PyFilesDisk};
 use crate::repository::Repository;
 use crate::retention::{Pruned, Verdict};
 
 /// A panic is an error of the one request.
-fn contained<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub fn contained<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(Error::panicked(&*payload)))
 }
 
@@ -122,6 +123,10 @@ impl PyRepository {
     fn disk(&self, py: Python<'_>, snapshot: &str, file: PathBuf) -> PyResult<PyDisk> {
         let disk = py.detach(|| contained(|| Disk::open(Arc::clone(&self.0), &parse_id(snapshot)?, &file)))?;
         Ok(PyDisk { disk, closed: AtomicBool::new(false) })
+    }
+
+    fn file_tree(&self, py: Python<'_>, snapshot: &str, path: PathBuf) -> PyResult<PyFileTree> {
+        Ok(py.detach(|| contained(|| PyFileTree::open(Arc::clone(&self.0), &parse_id(snapshot)?, &path)))?)
     }
 
     /// A file of at most `limit` bytes.
@@ -235,5 +240,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyBackupResult>()?;
     module.add_class::<PyPruned>()?;
     module.add_class::<PyRepository>()?;
+    module.add_class::<PyFileTree>()?;
+    module.add_class::<PyFilesDisk>()?;
     module.add_class::<PyDisk>()
 }

@@ -208,7 +208,8 @@ impl Repository {
         Err(absent())
     }
 
-    fn tree(&self, index: &Index, id: &Id) -> Result<Tree> {
+    /// The entries of a folder.
+    pub fn tree(&self, index: &Index, id: &Id) -> Result<Tree> {
         let name = format!("the tree {}", &*id.to_hex());
         let entry = index.find(BlobKind::Tree, id).ok_or_else(|| index.missing(&name))?;
         let text = self.read_blob(&index.packs[entry.pack as usize], entry)?;
