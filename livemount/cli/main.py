@@ -11,7 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from livemount import __version__
-from livemount.cli import copies, doctor, environment, mounts, repository, retention
+from livemount.cli import backup, copies, doctor, environment, mounts, repository, retention
 from livemount.cli.output import stderr
 from livemount.core.errors import ExitCode, LivemountError
 
@@ -60,7 +60,7 @@ def common(
 
 
 COMMANDS: list[tuple[str, Callable[..., Any]]] = [
-    ("backup", copies.backup),
+    ("backup", backup.backup),
     ("copies", copies.copies),
     ("check", copies.check),
     ("forget", retention.forget),

@@ -19,7 +19,7 @@ from livemount.core.settings import Settings
 from livemount.manager.client import Manager
 from livemount.manager.environment import Environment
 from livemount.manager.progress import follow
-from livemount.media.foreign import Wanted, copy_of_source
+from livemount.media.foreign import Wanted, copy_of_sources
 from livemount.workflow.states import MountOrder, MountRecord, MountState
 
 
@@ -42,7 +42,10 @@ def _json(record: MountRecord) -> dict[str, object]:
 
 def mount(
     copy: Annotated[str, typer.Argument(help="Which copy: NAME (its newest), NAME@latest or NAME@ID.")] = "",
-    source: Annotated[str, typer.Option(help="Instead of a copy: the URI of an image, an archive, ...")] = "",
+    source: Annotated[
+        list[str] | None,
+        typer.Option(help="Instead of a copy: the URI of an image, an archive, ...; again for each further disk."),
+    ] = None,
     password_file: Annotated[Path | None, typer.Option(help="The file with the secret of the source.")] = None,
     firmware: Annotated[Firmware | None, typer.Option(help="Of a source (else as its disk tells).")] = None,
     cpus: Annotated[int | None, typer.Option(min=1, max=512, help="Of a source's machine (else 1).")] = None,
@@ -77,7 +80,7 @@ def mount(
     hold = parse_hold(hold_io)
     environment = Environment(settings).outputs()
     if source:
-        found = copy_of_source(source, password_file, str(name), Wanted(firmware, cpus, memory))
+        found = copy_of_sources(source, password_file, str(name), Wanted(firmware, cpus, memory))
     else:
         found, password_file = open_repository(settings).find(copy), settings.repository_password
     order = MountOrder(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -133,6 +134,14 @@ def open_source(uri: str, password_file: Path | None) -> Source:
     `DeniedError` for a wrong password, `CorruptError`, `UnavailableError`.
     """
     return _module(uri).open(uri, password_file)
+
+
+def named(uri: str) -> str:
+    """The URI with a new identity, that no other content has, where it needs one and has none."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("nbd", "nbds", "nbd+unix") or "identity=" in parts.query:
+        return uri
+    return f"{uri}{'&' if parts.query else '?'}identity={secrets.token_hex(16)}"
 
 
 def pin_source(uri: str, holder: str, reason: str) -> None:

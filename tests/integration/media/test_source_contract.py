@@ -35,6 +35,7 @@ from tests.support.foreign import (
     ResticSubject,
     Subject,
 )
+from tests.support.foreign_files import FilesSubject
 from tests.support.foreign_images import (
     Qcow2ChainSubject,
     Qcow2Subject,
@@ -50,6 +51,7 @@ SUBJECTS: dict[str, type[Subject]] = {
     "file": FileSubject,
     "restic": ResticSubject,
     "restic-foreign": ForeignResticSubject,
+    "files": FilesSubject,
     "nbd": NbdSubject,
     "nbd-unix": NbdUnixSubject,
     "nbds-psk": NbdPskSubject,

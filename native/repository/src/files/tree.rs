@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustic_core::Id;
@@ -77,15 +77,9 @@ impl FileTree {
         let index = Index::load(&repository)?;
         let time = file.time.timestamp().as_second();
         let name = format!("{} of snapshot {}", path.display(), &*snapshot.to_hex());
-        let absent = || Error::new(Kind::NotFound, format!("there is no folder {name}"));
-        let mut id: Id = *file.tree;
-        let mut metadata = Metadata { mode: Some(0o755), mtime: Some(file.time.timestamp()), ..Metadata::default() };
-        for part in path.components().filter(|part| *part != Component::RootDir) {
-            let nodes = repository.tree(&index, &id)?.nodes;
-            let node = nodes.into_iter().find(|node| Component::Normal(&node.name()) == part).ok_or_else(absent)?;
-            id = *node.subtree.filter(|_| matches!(node.node_type, NodeType::Dir)).ok_or_else(absent)?;
-            metadata = node.meta;
-        }
+        let (id, metadata) = repository.folder(&index, &file, path)?;
+        let unknown = || Metadata { mode: Some(0o755), mtime: Some(file.time.timestamp()), ..Metadata::default() };
+        let metadata = metadata.unwrap_or_else(unknown);
         let mut tree = Self { repository, index, items: Vec::new(), blobs: Vec::new(), time, id, name };
         let mode = mode(&metadata) | ext4::S_IFDIR;
         tree.items.push(Item { mode, links: 2, metadata, kept: Kept::Folder(Vec::new(), 0) });
