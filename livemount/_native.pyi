@@ -1,5 +1,6 @@
 """Types of the Rust extension (native/)."""
 
+import builtins
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -173,18 +174,18 @@ class FileTree:
     def count(self) -> int: ...
     @property
     def bytes(self) -> int: ...
-    def read(self, path: bytes, limit: int) -> bytes | None: ...
-    def names(self, path: bytes) -> list[bytes]: ...
+    def read(self, path: builtins.bytes, limit: int) -> builtins.bytes | None: ...
+    def names(self, path: builtins.bytes) -> list[builtins.bytes]: ...
     def write(
         self,
         target: Path,
         before: int,
         after: int,
-        uuid: bytes,
-        label: bytes,
+        uuid: builtins.bytes,
+        label: builtins.bytes,
         free: int,
-        files: Sequence[tuple[bytes, bytes]],
-        folders: Sequence[tuple[bytes, int]],
+        files: Sequence[tuple[builtins.bytes, builtins.bytes]],
+        folders: Sequence[tuple[builtins.bytes, int]],
     ) -> int: ...
     def disk(self, written: Path) -> FilesDisk: ...
 

@@ -20,7 +20,14 @@ from pathlib import Path
 from pydantic import ConfigDict, Field, ValidationError
 
 from livemount import _native
-from livemount.core.errors import ConflictError, CorruptError, LivemountError, NotFoundError, UnsupportedError, UsageError
+from livemount.core.errors import (
+    ConflictError,
+    CorruptError,
+    LivemountError,
+    NotFoundError,
+    UnsupportedError,
+    UsageError,
+)
 from livemount.core.machine import Copy, CopyDisk, DiskDescription, DiskKind, Frozen, MachineDescription, is_name
 from livemount.core.secrets import read_secret
 from livemount.media.detect import detect, detect_firmware
@@ -244,7 +251,7 @@ class Repository:
         progress: Progress | None = None,
         tags: Sequence[str] = (),
     ) -> Made:
-        """Write the tree of files below a folder, of one file system, as a copy: a disk is made of it when it is mounted.
+        """Write the files below a folder, of one file system, as a copy: a mount makes a disk of them.
 
         Files that the last copy has as they are now are not read. Raises what `make` raises: of a file that cannot be
         read as well.

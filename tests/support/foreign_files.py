@@ -13,7 +13,7 @@ from tests.support.foreign import MIB, ResticSubject
 class FilesSubject(ResticSubject):
     """A copy of files, the disk of the other subjects one of them.
 
-    What must be read is what an undamaged disk of the same files gave: tests of synthesised disks mount one and compare.
+    What must be read is what an undamaged disk of the same files gave; that it is right is tested by mounting one.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,13 +1,14 @@
 """Makes the disk of a tree: a sparse file with partition table, boot loaders and an ext4 file system's metadata.
 
-    sector 0        GRUB's boot.img in front of the protective MBR's table
-    1 MiB           BIOS boot partition: GRUB's core.img
-    2 MiB           EFI system partition: EFI/BOOT/BOOTX64.EFI
-    34 MiB          the root file system, whose files' data stay in the repository
+sector 0        GRUB's boot.img in front of the protective MBR's table
+1 MiB           BIOS boot partition: GRUB's core.img
+2 MiB           EFI system partition: EFI/BOOT/BOOTX64.EFI
+34 MiB          the root file system, whose files' data stay in the repository
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import uuid
@@ -15,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from livemount._native import FilesDisk, FileTree
-from livemount.core.errors import NoSpaceError, NotFoundError, UnsupportedError
+from livemount.core.errors import NoSpaceError, NotFoundError, UnavailableError, UnsupportedError
 from livemount.core.run import run
 from livemount.media.files.boot import plan_boot
 
@@ -32,9 +33,12 @@ FREE_PART = 5
 
 GRUB = Path("/usr/lib/grub")
 GRUB_MODULES = (
-    "part_gpt part_msdos ext2 search search_fs_uuid search_fs_file search_label linux normal configfile test "
-    "all_video gfxterm font gzio echo loadenv sleep terminal serial minicmd halt reboot true cat ls regexp"
-).split()
+    *("part_gpt", "part_msdos", "ext2", "search", "search_fs_uuid", "search_fs_file"),
+    *("search_label", "linux", "normal", "configfile", "test", "all_video"),
+    *("gfxterm", "font", "gzio", "echo", "loadenv", "sleep"),
+    *("terminal", "serial", "minicmd", "halt", "reboot", "true"),
+    *("cat", "ls", "regexp"),
+)
 # Offsets in GRUB 2's boot.img and core.img, filled in as `grub-bios-setup` does (see livemount/image/disk.py).
 BOOT_CODE = 440
 KERNEL_SECTOR = 0x5C
@@ -43,7 +47,7 @@ BLOCK_LIST = SECTOR - 12
 KERNEL_SEGMENT = 0x820
 TIME = "1577836800"
 """2020-01-01, the time of every file in the ESP."""
-FOLDER = Path("/var/tmp")
+FOLDER = Path("/var/tmp")  # noqa: S108 (a folder of its own is made in it)
 """Where the sparse file lies, without a name once it is made: not in memory, as /tmp may be."""
 
 
@@ -80,7 +84,8 @@ def synthesise(tree: FileTree) -> FilesDisk:
                         os.pwrite(file.fileno(), part, ESP_START + start)
             return tree.disk(disk)
     except OSError as error:
-        raise NoSpaceError(f"cannot synthesise a disk in {FOLDER}: {error}") from error
+        kind = NoSpaceError if error.errno in (errno.ENOSPC, errno.EDQUOT) else UnavailableError
+        raise kind(f"cannot synthesise a disk in {FOLDER}: {error}") from error
 
 
 def _partition(disk: Path, size: int, name: uuid.UUID) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from livemount.core.run import run
-from livemount.core.secrets import write_secret
 from livemount.core.errors import DeniedError, LivemountError, NotFoundError, UsageError
 from livemount.core.machine import DiskKind
+from livemount.core.run import run
+from livemount.core.secrets import write_secret
 from livemount.media import Source, open_source
 from livemount.media.files.layout import ROOT_START
 from livemount.media.registry import SourceUri
