@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
 
 from livemount.cli.copies import Output, open_repository, summary
 from livemount.cli.output import OutputFormat, bytes_text, print_json, stderr, stdout
@@ -52,6 +53,10 @@ def _told_disks(data: dict[str, Any], count: int) -> list[dict[str, Any]]:
     return told
 
 
+def _tell(bar: Progress, task: TaskID, done: int, total: int) -> None:
+    bar.update(task, completed=done, total=total or None)
+
+
 def backup(
     disks: Annotated[
         list[str], typer.Argument(metavar="DISK...", help="A raw image, a block device, or a source's URI; in order.")
@@ -65,6 +70,9 @@ def backup(
     since: Annotated[
         str | None, typer.Option(help="The copy that a dirty bitmap or list of changes begins with.")
     ] = None,
+    files: Annotated[
+        bool, typer.Option("--files", help="Copy file by file; DISK is the folder a system's root is mounted on.")
+    ] = False,
     read_all: Annotated[bool, typer.Option("--read-all", help="Read also what is known not to have changed.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Read the disks again, all of them, and compare.")] = False,
     password_file: Annotated[Path | None, typer.Option(help="The file with the secret of the sources.")] = None,
@@ -87,6 +95,8 @@ def backup(
     backup that was killed goes on where it was when it is given again.
 
     Example: livemount backup /srv/web01.raw /srv/web01-data.raw --name web01
+
+    Example: livemount backup --files /mnt/web01 --name web01
 
     Example: livemount backup 'image:///vm/db01.qcow2?bitmap=livemount-1a2b3c4d' --name db01
     """
@@ -112,6 +122,8 @@ def backup(
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"the machine's description is malformed: {where}: {first['msg']}") from error
+    if files and (len(disks) != 1 or "://" in disks[0] or changes or since or verify or boot):
+        raise UsageError("--files takes one folder, and nothing that is said of disks")
     lists = {known.disk: known for known in (Changes.load(file, since) for file in changes or [])}
     if len(lists) != len(changes or []) or any(number >= len(disks) for number in lists):
         raise UsageError("the lists of changes are not one a disk", hint='each names its disk: {"disk": 1, ...}')
@@ -144,12 +156,11 @@ def backup(
         console=stderr,
     ) as bar:
         task = bar.add_task("backup", total=None)
-        made = repository.make(
-            inputs,
-            name,
-            machine,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-            wanted=wanted,
+        tell = partial(_tell, bar, task)
+        made = (
+            repository.make_files(Path(disks[0]), name, machine, tell, wanted.tags)
+            if files
+            else repository.make(inputs, name, machine, tell, wanted)
         )
     if output is OutputFormat.JSON:
         print_json(copy=made.copy.model_dump(mode="json"), read=made.read, added=made.added)

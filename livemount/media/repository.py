@@ -20,8 +20,15 @@ from pathlib import Path
 from pydantic import ConfigDict, Field, ValidationError
 
 from livemount import _native
-from livemount.core.errors import ConflictError, CorruptError, LivemountError, NotFoundError, UsageError
-from livemount.core.machine import Copy, CopyDisk, DiskDescription, Frozen, MachineDescription, is_name
+from livemount.core.errors import (
+    ConflictError,
+    CorruptError,
+    LivemountError,
+    NotFoundError,
+    UnsupportedError,
+    UsageError,
+)
+from livemount.core.machine import Copy, CopyDisk, DiskDescription, DiskKind, Frozen, MachineDescription, is_name
 from livemount.core.secrets import read_secret
 from livemount.media.detect import detect, detect_firmware
 from livemount.media.disks import BITMAP, Changes, DiskInput, OpenDisk, disk_file, opened, with_data
@@ -32,6 +39,9 @@ log = logging.getLogger(__name__)
 
 TAG = "livemount"
 MACHINE_FILE = "machine.json"
+FILES_FOLDER = "files0"
+EMPTIED = ("proc", "sys", "dev", "run", "tmp")
+"""Folders of a system's root whose content is not of the machine's disk; they themselves are copied."""
 MAX_DESCRIPTION = 1 << 20
 
 KEEP_MARKED = timedelta(hours=23)
@@ -233,6 +243,45 @@ class Repository:
         )
         return Made(self._copy(done.id, name, done.time, note), done.read, done.added)
 
+    def make_files(
+        self,
+        root: Path,
+        name: str,
+        description: MachineDescription | None = None,
+        progress: Progress | None = None,
+        tags: Sequence[str] = (),
+    ) -> Made:
+        """Write the files below a folder, of one file system, as a copy: a mount makes a disk of them.
+
+        Files that the last copy has as they are now are not read. Raises what `make` raises: of a file that cannot be
+        read as well.
+        """
+        if not is_name(name):
+            raise UsageError(f"{name!r} cannot name a machine", hint="lower-case letters, digits, hyphens; at most 40")
+        described = description or MachineDescription()
+
+        def describe(size: int) -> bytes:
+            nonlocal described
+            disk = DiskDescription(file=FILES_FOLDER, size=max(size, 1), kind=DiskKind.FILES, boot=True)
+            described = described.model_copy(update={"disks": (disk,), "tags": (*described.tags, *tags)})
+            return described.model_dump_json().encode()
+
+        with self.pins.locked(Lock.PACKS, alone=False):
+            copies = [copy for copy in self.copies(name) if copy.disks[copy.boot].file == FILES_FOLDER]
+            done = self._native.backup_files(
+                root.absolute(),
+                name,
+                list(tags),
+                [Path(folder) for folder in EMPTIED],
+                copies[-1].id if copies else None,
+                describe,
+                progress or (lambda _read, _total: None),
+            )
+        log.info("backed up %s@%s: %d bytes read, %d added", name, done.id[:8], done.read, done.added)
+        stored = tuple(done.stored)
+        note = Note(machine=described, size=described.disks[0].size, stored=sum(stored), disks=stored)
+        return Made(self._copy(done.id, name, done.time, note), done.read, done.added)
+
     def _described(
         self, inputs: list[DiskInput], disks: list[OpenDisk], description: MachineDescription | None, wanted: Wanted
     ) -> MachineDescription:
@@ -403,6 +452,8 @@ class Repository:
     def digest(self, copy: Copy, disk: int | None = None) -> str:
         """SHA-256 of the bytes of a copy's disk (the one it starts from), in hex; all of it is read."""
         file = copy.disks[copy.boot if disk is None else disk].file
+        if file == FILES_FOLDER:
+            raise UnsupportedError(f"{copy.name}@{copy.id[:8]} is a copy of files: it has no disk to digest")
         return self._native.disk(copy.id, Path("/", copy.name, file)).digest()
 
     def _note(self, snapshot: _native.Snapshot) -> Note:
@@ -423,14 +474,22 @@ class Repository:
         except ValidationError as error:
             raise CorruptError(f"{path} does not describe a machine: {error}") from error
         files = [disk.file for disk in machine.disks] or [disk_file(0)]
-        disks = [self._native.disk(snapshot.id, Path("/", snapshot.hostname, file)) for file in files]
-        stored = [disk.stored for disk in disks]
+        if any(disk.kind is DiskKind.FILES for disk in machine.disks):
+            sizes = stored = [disk.size for disk in machine.disks]
+        else:
+            disks = [self._native.disk(snapshot.id, Path("/", snapshot.hostname, file)) for file in files]
+            sizes, stored = [disk.size for disk in disks], [disk.stored for disk in disks]
         return Note(
             machine=machine,
-            size=sum(disk.size for disk in disks),
+            size=sum(sizes),
             stored=sum(stored),
             disks=tuple(stored) if machine.disks else (),
         )
+
+    def _uri(self, snapshot: str, path: str, kind: DiskKind) -> SourceUri:
+        if kind is DiskKind.FILES:
+            return SourceUri("files", self.path, {"snapshot": snapshot, "path": path})
+        return SourceUri("restic", self.path, {"snapshot": snapshot, "file": path})
 
     def _copy(self, id: str, name: str, microseconds: int, note: Note) -> Copy:
         told = note.machine.disks or (DiskDescription(file=disk_file(0), size=note.size, boot=True),)
@@ -440,7 +499,7 @@ class Repository:
                 size=disk.size,
                 stored=stored,
                 boot=disk.boot,
-                source=str(SourceUri("restic", self.path, {"snapshot": id, "file": f"/{name}/{disk.file}"})),
+                source=str(self._uri(id, f"/{name}/{disk.file}", disk.kind)),
             )
             for disk, stored in zip(told, note.disks or (note.stored,), strict=True)
         )

@@ -148,6 +148,27 @@ impl Disk {
         })
     }
 
+    /// Chunks one after the other, by their numbers in `blobs`, whose entries name packs by number.
+    pub fn of_chunks(repository: Arc<Repository>, packs: Vec<Id>, blobs: Vec<Entry>, chunks: Vec<u32>) -> Self {
+        let mut end = 0;
+        let mut starts = Vec::with_capacity(chunks.len() + 1);
+        for number in &chunks {
+            starts.push(end);
+            end += u64::from(blobs[*number as usize].content);
+        }
+        starts.push(end);
+        Self {
+            repository,
+            places: RwLock::new(Places { packs, blobs }),
+            chunks,
+            starts,
+            identity: String::new(),
+            chunk_size: FOREIGN_CHUNK,
+            stored: end,
+            cache: Cache::with_weighter(CACHE_ITEMS, CACHE, Weight),
+        }
+    }
+
     pub fn size(&self) -> u64 {
         self.starts[self.chunks.len()]
     }

@@ -7,6 +7,7 @@ mod backup;
 mod crypto;
 mod disk;
 mod error;
+mod files;
 mod index;
 mod input;
 mod journal;

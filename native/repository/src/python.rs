@@ -12,12 +12,14 @@ use pyo3::types::PyBytes;
 use crate::backup::{self, DiskOrder, Order, Written};
 use crate::disk::{Disk, parse_id, read_small};
 use crate::error::{Error, Kind, Result};
+use crate::files::backup::Order as FilesOrder;
+use crate::files::python::{PyFileTree, PyFilesDisk};
 use crate::input::{Image, Input};
 use crate::repository::Repository;
 use crate::retention::{Pruned, Verdict};
 
 /// A panic is an error of the one request.
-fn contained<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub fn contained<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(Error::panicked(&*payload)))
 }
 
@@ -232,6 +234,51 @@ impl PyRepository {
         Ok(PyDisk { disk, closed: AtomicBool::new(false) })
     }
 
+    /// Write a tree of files as a copy. `describe(bytes)` returns the machine's description, `progress` is as of `backup`.
+    #[allow(clippy::too_many_arguments)]
+    fn backup_files(
+        &self,
+        py: Python<'_>,
+        root: PathBuf,
+        name: &str,
+        tags: Vec<String>,
+        emptied: Vec<PathBuf>,
+        since: Option<&str>,
+        describe: &Bound<'_, PyAny>,
+        progress: &Bound<'_, PyAny>,
+    ) -> PyResult<PyBackupResult> {
+        let (describe, progress) = (describe.clone().unbind(), progress.clone().unbind());
+        let since = since.map(parse_id).transpose()?;
+        let order = FilesOrder { root: &root, name, tags: &tags, emptied: emptied.into_iter().collect(), since };
+        let written = py.detach(|| {
+            catch_unwind(AssertUnwindSafe(|| {
+                crate::files::backup::backup(
+                    &self.0,
+                    &order,
+                    |bytes| Python::attach(|py| describe.call1(py, (bytes,))?.extract::<Vec<u8>>(py)),
+                    |read, total| {
+                        Python::attach(|py| {
+                            py.check_signals()?;
+                            progress.call1(py, (read, total)).map(drop)
+                        })
+                    },
+                )
+            }))
+            .unwrap_or_else(|payload| Err(Error::panicked(&*payload).into()))
+        })?;
+        Ok(PyBackupResult {
+            id: written.snapshot.to_hex().to_string(),
+            time: written.time.timestamp().as_microsecond(),
+            stored: vec![written.stored],
+            read: written.read,
+            added: written.added,
+        })
+    }
+
+    fn file_tree(&self, py: Python<'_>, snapshot: &str, path: PathBuf) -> PyResult<PyFileTree> {
+        Ok(py.detach(|| contained(|| PyFileTree::open(Arc::clone(&self.0), &parse_id(snapshot)?, &path)))?)
+    }
+
     /// A file of at most `limit` bytes.
     fn read_file<'py>(
         &self,
@@ -343,5 +390,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyBackupResult>()?;
     module.add_class::<PyPruned>()?;
     module.add_class::<PyRepository>()?;
+    module.add_class::<PyFileTree>()?;
+    module.add_class::<PyFilesDisk>()?;
     module.add_class::<PyDisk>()
 }

@@ -37,6 +37,7 @@ from tests.support.foreign import (
     Subject,
 )
 from tests.support.foreign_clouds import AzureBlockSubject, AzureSubject, EbsSubject, S3Subject, end_stand_ins
+from tests.support.foreign_files import FilesSubject
 from tests.support.foreign_images import (
     Qcow2ChainSubject,
     Qcow2Subject,
@@ -53,6 +54,7 @@ SUBJECTS: dict[str, type[Subject]] = {
     "file": FileSubject,
     "restic": ResticSubject,
     "restic-foreign": ForeignResticSubject,
+    "files": FilesSubject,
     "nbd": NbdSubject,
     "nbd-unix": NbdUnixSubject,
     "nbds-psk": NbdPskSubject,
