@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from livemount.cli.output import OutputFormat, bytes_text, print_json, print_table, stderr, stdout
+from livemount.catalog.api import known_copies, recorded
+from livemount.catalog.catalog import JobKind, Outcome
+from livemount.cli.output import OutputFormat, bytes_text, print_json, print_table, stderr, stdout, warn
 from livemount.core.errors import CorruptError, UsageError
 from livemount.core.machine import NAME_PATTERN, Copy, Firmware, MachineDescription, is_name
 from livemount.core.settings import Settings
@@ -69,7 +71,8 @@ def copies(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """List the copies in the repository, oldest first."""
-    found = open_repository(Settings()).copies(name)
+    settings = Settings()
+    found = known_copies(settings, open_repository(settings), warn, name)
     if output is OutputFormat.JSON:
         print_json(copies=[copy.model_dump(mode="json") for copy in found])
         return
@@ -103,7 +106,13 @@ def check(
     Example: livemount check --sample 5    # every night; in a year hardly a byte is left out
     """
     percent = 100.0 if read_data else sample
-    report = open_repository(Settings()).check(percent)
+    settings = Settings()
+    with recorded(settings, JobKind.CHECK, warn) as job:
+        report = open_repository(settings).check(percent)
+        if report.ok:
+            job.reason = f"{percent:g} % of the data read"
+        else:
+            job.outcome, job.reason = Outcome.FAILED, "; ".join(report.problems)
     if output is OutputFormat.JSON:
         print_json(ok=report.ok, read_percent=percent, problems=report.problems, leftovers=report.leftovers)
     else:

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
+from livemount.catalog.api import find_copy
 from livemount.cli.copies import Output, open_repository
-from livemount.cli.output import OutputFormat, bytes_text, duration_text, print_json, print_table, stderr, stdout
+from livemount.cli.output import OutputFormat, bytes_text, duration_text, print_json, print_table, stderr, stdout, warn
 from livemount.cli.parse import parse_duration, parse_hold
 from livemount.cli.watch import watch as show_live
 from livemount.core.errors import LivemountError, UsageError
@@ -79,7 +80,7 @@ def mount(
     if source:
         found = copy_of_source(source, password_file, str(name), Wanted(firmware, cpus, memory))
     else:
-        found, password_file = open_repository(settings).find(copy), settings.repository_password
+        found, password_file = find_copy(settings, open_repository(settings), warn, copy), settings.repository_password
     order = MountOrder(
         mount=_mount_name(found.name, name),
         copy=found,

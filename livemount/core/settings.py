@@ -31,6 +31,11 @@ class Settings(BaseSettings):
     password_file: Path | None = None
     """The file with the repository's password; `None`: HOME/repository-password."""
 
+    catalog: str | None = None
+    """The catalog's URL, `postgresql://USER@HOST/DATABASE` or `sqlite:///PATH`; `None`: HOME/catalog.sqlite."""
+    catalog_password_file: Path | None = None
+    """The file with the password of a PostgreSQL catalog, mode 0600."""
+
     recall_quota: QuotaText = RECALL_QUOTA
     """Room of all recall stores of an environment's live-mount host; applied by `livemount environment up`."""
     keep_recall_stores: bool = False
@@ -45,6 +50,11 @@ class Settings(BaseSettings):
     def repository_password(self) -> Path:
         """The file with the repository's password, mode 0600."""
         return self.password_file or self.home / "repository-password"
+
+    @property
+    def catalog_url(self) -> str:
+        """Where the catalog is."""
+        return self.catalog or f"sqlite:///{self.home.absolute() / 'catalog.sqlite'}"
 
     def paths(self) -> EnvironmentPaths:
         """The folders of the chosen environment."""

@@ -6,6 +6,7 @@ A copy is a snapshot with the tag `livemount`, its host name the machine's name,
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable
@@ -16,7 +17,14 @@ from pathlib import Path
 from pydantic import ConfigDict, Field, ValidationError
 
 from livemount import _native
-from livemount.core.errors import ConflictError, CorruptError, LivemountError, NotFoundError, UsageError
+from livemount.core.errors import (
+    ConflictError,
+    CorruptError,
+    LivemountError,
+    NotFoundError,
+    UnavailableError,
+    UsageError,
+)
 from livemount.core.machine import Copy, Frozen, MachineDescription, is_name
 from livemount.core.secrets import read_secret
 from livemount.media.detect import detect_firmware
@@ -62,6 +70,16 @@ class Listing:
 
     copies: list[Copy]
     damaged: list[str]
+
+
+@dataclass(frozen=True)
+class State:
+    """Tells whether the copies of a repository may have changed."""
+
+    identity: str
+    """Hex digits: which repository it is, wherever it lies."""
+    snapshots: str
+    """Hex digits: which snapshots it has. A snapshot never changes, it is replaced by one of another name."""
 
 
 class CheckReport(Frozen):
@@ -174,27 +192,17 @@ class Repository:
         return listing.copies
 
     def find(self, reference: str) -> Copy:
-        """The copy that `NAME`, `NAME@latest` or `NAME@ID` (the first digits of it) names.
+        """The copy that a reference names; see `choose`."""
+        return choose(self.copies(), reference, str(self.path))
 
-        Raises `NotFoundError` that lists what there is, `ConflictError` when several copies fit.
-        """
-        name, _, which = reference.partition("@")
-        if not is_name(name) or ("@" in reference and not which):
-            raise UsageError(f"{reference!r} names no copy", hint="NAME, NAME@latest or NAME@ID")
-        everything = self.copies()
-        copies = [copy for copy in everything if copy.name == name]
-        if not copies:
-            names = ", ".join(sorted({copy.name for copy in everything})) or "none"
-            raise NotFoundError(f"{self.path} has no copy of {name}", hint=f"machines with copies: {names}")
-        if which in ("", "latest"):
-            return copies[-1]
-        fitting = [copy for copy in copies if copy.id.startswith(which.lower())]
-        if len(fitting) == 1:
-            return fitting[0]
-        listed = ", ".join(f"{copy.id[:12]} of {copy.time:%Y-%m-%d %H:%M:%S}" for copy in fitting or copies)
-        if fitting:
-            raise ConflictError(f"{reference} names {len(fitting)} copies", hint=f"give more digits: {listed}")
-        raise NotFoundError(f"{self.path} has no copy {reference}", hint=f"copies of {name}: {listed}")
+    def state(self) -> State:
+        """What its copies depend on, without reading them: cheap. Raises `UnavailableError` when it is away."""
+        try:
+            config = (self.path / "config").read_bytes()
+            snapshots = sorted(entry.name for entry in (self.path / "snapshots").iterdir())
+        except OSError as error:
+            raise UnavailableError(f"the repository {self.path} cannot be read: {error.strerror}") from error
+        return State(hashlib.sha256(config).hexdigest(), hashlib.sha256("\n".join(snapshots).encode()).hexdigest())
 
     def check(self, read_percent: float = 0) -> CheckReport:
         """Check the structure, and of what copies need this part, in per cent, byte by byte; chosen by chance."""
@@ -275,6 +283,29 @@ class Repository:
             description=note.machine,
             source=str(SourceUri("restic", self.path, {"snapshot": id, "file": str(_disk_file(name))})),
         )
+
+
+def choose(everything: list[Copy], reference: str, place: str) -> Copy:
+    """The copy of the repository `place` that `NAME`, `NAME@latest` or `NAME@ID` (the first digits of it) names.
+
+    Raises `NotFoundError` that lists what there is, `ConflictError` when several copies fit.
+    """
+    name, _, which = reference.partition("@")
+    if not is_name(name) or ("@" in reference and not which):
+        raise UsageError(f"{reference!r} names no copy", hint="NAME, NAME@latest or NAME@ID")
+    copies = [copy for copy in everything if copy.name == name]
+    if not copies:
+        names = ", ".join(sorted({copy.name for copy in everything})) or "none"
+        raise NotFoundError(f"{place} has no copy of {name}", hint=f"machines with copies: {names}")
+    if which in ("", "latest"):
+        return copies[-1]
+    fitting = [copy for copy in copies if copy.id.startswith(which.lower())]
+    if len(fitting) == 1:
+        return fitting[0]
+    listed = ", ".join(f"{copy.id[:12]} of {copy.time:%Y-%m-%d %H:%M:%S}" for copy in fitting or copies)
+    if fitting:
+        raise ConflictError(f"{reference} names {len(fitting)} copies", hint=f"give more digits: {listed}")
+    raise NotFoundError(f"{place} has no copy {reference}", hint=f"copies of {name}: {listed}")
 
 
 def _disk_file(name: str) -> Path:
