@@ -11,8 +11,10 @@ import typer
 from pydantic import ValidationError
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
 
+from livemount.catalog.api import recorded
+from livemount.catalog.catalog import JobKind
 from livemount.cli.copies import Output, open_repository, summary
-from livemount.cli.output import OutputFormat, bytes_text, print_json, stderr, stdout
+from livemount.cli.output import OutputFormat, bytes_text, print_json, stderr, stdout, warn
 from livemount.core.errors import NotFoundError, UsageError
 from livemount.core.machine import NAME_PATTERN, Firmware, MachineDescription, is_name
 from livemount.core.settings import Settings
@@ -146,15 +148,13 @@ def backup(
         detect_firmware="firmware" not in data,
         tags=tuple(tag or ()),
     )
-    repository = open_repository(Settings())
-    with Progress(
-        "backup",
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=stderr,
-    ) as bar:
+    settings = Settings()
+    repository = open_repository(settings)
+    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
+    with (
+        recorded(settings, JobKind.BACKUP, warn, machine=name) as job,
+        Progress("backup", *columns, console=stderr) as bar,
+    ):
         task = bar.add_task("backup", total=None)
         tell = partial(_tell, bar, task)
         made = (
@@ -162,6 +162,7 @@ def backup(
             if files
             else repository.make(inputs, name, machine, tell, wanted)
         )
+        job.reason, job.bytes = f"{name}@{made.copy.id[:8]}", made.added
     if output is OutputFormat.JSON:
         print_json(copy=made.copy.model_dump(mode="json"), read=made.read, added=made.added)
     else:

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from livemount.cli.output import OutputFormat, bytes_text, print_json, print_table, stderr, stdout
+from livemount.catalog.api import find_copy, known_copies, recorded
+from livemount.catalog.catalog import JobKind, Outcome
+from livemount.cli.output import OutputFormat, bytes_text, print_json, print_table, stderr, stdout, warn
 from livemount.core.errors import CorruptError
 from livemount.core.machine import Copy
 from livemount.core.settings import Settings
@@ -22,11 +24,22 @@ def open_repository(settings: Settings) -> Repository:
     return Repository.open(settings.repository_path, settings.repository_password)
 
 
-def readable_copies(settings: Settings) -> Repository | AgentCopies:
-    """The copies that can be mounted: those of the repository, or of one that a media agent reads for us."""
+def mountable_copies(settings: Settings, name: str | None = None) -> list[Copy]:
+    """The copies (of one machine): those of the repository, or of one that a media agent reads for us."""
     if settings.agent:
-        return AgentCopies(AgentUri.parse(settings.agent, settings.client_certificates))
-    return open_repository(settings)
+        return _agent_copies(settings).copies(name)
+    return known_copies(settings, open_repository(settings), warn, name)
+
+
+def mountable_copy(settings: Settings, reference: str) -> Copy:
+    """The one of them that `NAME`, `NAME@latest` or `NAME@ID` names."""
+    if settings.agent:
+        return _agent_copies(settings).find(reference)
+    return find_copy(settings, open_repository(settings), warn, reference)
+
+
+def _agent_copies(settings: Settings) -> AgentCopies:
+    return AgentCopies(AgentUri.parse(settings.agent, settings.client_certificates))
 
 
 def summary(copy: Copy) -> str:
@@ -40,7 +53,7 @@ def copies(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """List the copies in the repository, oldest first; of several disks, * is the one that the machine starts from."""
-    found = readable_copies(Settings()).copies(name)
+    found = mountable_copies(Settings(), name)
     if output is OutputFormat.JSON:
         print_json(copies=[copy.model_dump(mode="json") for copy in found])
         return
@@ -77,7 +90,13 @@ def check(
     Example: livemount check --sample 5    # every night; in a year hardly a byte is left out
     """
     percent = 100.0 if read_data else sample
-    report = open_repository(Settings()).check(percent)
+    settings = Settings()
+    with recorded(settings, JobKind.CHECK, warn) as job:
+        report = open_repository(settings).check(percent)
+        if report.ok:
+            job.reason = f"{percent:g} % of the data read"
+        else:
+            job.outcome, job.reason = Outcome.FAILED, "; ".join(report.problems)
     if output is OutputFormat.JSON:
         print_json(ok=report.ok, read_percent=percent, problems=report.problems, leftovers=report.leftovers)
     else:

@@ -11,7 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from livemount import __version__
-from livemount.cli import agent, backup, changes, copies, doctor, environment, mounts, repository, retention
+from livemount.cli import agent, backup, catalog, changes, copies, doctor, environment, mounts, repository, retention
 from livemount.cli.output import stderr
 from livemount.core.errors import ExitCode, LivemountError
 
@@ -68,6 +68,7 @@ COMMANDS: list[tuple[str, Callable[..., Any]]] = [
     ("prune", retention.prune),
     ("hold", retention.hold),
     ("release", retention.release),
+    ("jobs", catalog.jobs),
     ("mount", mounts.mount),
     ("mounts", mounts.mounts),
     ("unmount", mounts.unmount),
@@ -75,6 +76,7 @@ COMMANDS: list[tuple[str, Callable[..., Any]]] = [
 ]
 for _name, _function in COMMANDS:
     app.command(_name)(_function)
+app.add_typer(catalog.app, name="catalog")
 app.add_typer(environment.app, name="environment")
 app.add_typer(repository.app, name="repository")
 app.add_typer(agent.app, name="agent")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from livemount.cli.copies import Output, readable_copies
+from livemount.cli.copies import Output, mountable_copy
 from livemount.cli.output import OutputFormat, bytes_text, duration_text, print_json, print_table, stderr, stdout
 from livemount.cli.parse import parse_duration, parse_hold
 from livemount.cli.watch import watch as show_live
@@ -85,7 +85,7 @@ def mount(
         uris = [str(AgentUri.parse(uri, shown)) if uri.startswith("agent:") else uri for uri in source]
         found = copy_of_sources(uris, password_file, str(name), Wanted(firmware, cpus, memory))
     else:
-        found = readable_copies(settings).find(copy)
+        found = mountable_copy(settings, copy)
         password_file = None if settings.agent else settings.repository_password
     order = MountOrder(
         mount=_mount_name(found.name, name),

@@ -35,6 +35,10 @@ class Settings(BaseSettings):
     """Copies are listed and read by these media agents: `agent://HOST:PORT[,HOST:PORT]/REPOSITORY`; empty: here."""
     agent_certificates: Path | None = None
     """The certificate that media agents are shown; `None`: the one made here for the client `live-mount`."""
+    catalog: str | None = None
+    """The catalog's URL, `postgresql://USER@HOST/DATABASE` or `sqlite:///PATH`; `None`: HOME/catalog.sqlite."""
+    catalog_password_file: Path | None = None
+    """The file with the password of a PostgreSQL catalog, mode 0600."""
 
     recall_quota: QuotaText = RECALL_QUOTA
     """Room of all recall stores of an environment's live-mount host; applied by `livemount environment up`."""
@@ -60,6 +64,11 @@ class Settings(BaseSettings):
     def client_certificates(self) -> Path:
         """The folder with the certificate that media agents are shown."""
         return self.agent_certificates or self.certificates / "clients" / "live-mount"
+
+    @property
+    def catalog_url(self) -> str:
+        """Where the catalog is."""
+        return self.catalog or f"sqlite:///{self.home.absolute() / 'catalog.sqlite'}"
 
     def paths(self) -> EnvironmentPaths:
         """The folders of the chosen environment."""

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from livemount.core.errors import CorruptError
 from livemount.core.machine import Copy
 from livemount.media.agents import AgentUri, read_document, with_sources
-from livemount.media.repository import find_copy
+from livemount.media.repository import choose
 
 log = logging.getLogger(__name__)
 
@@ -42,4 +42,4 @@ class AgentCopies:
 
     def find(self, reference: str) -> Copy:
         """As `Repository.find`."""
-        return find_copy(self.copies(), reference, str(self._uri))
+        return choose(self.copies(), reference, str(self._uri))

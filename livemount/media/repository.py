@@ -25,6 +25,7 @@ from livemount.core.errors import (
     CorruptError,
     LivemountError,
     NotFoundError,
+    UnavailableError,
     UnsupportedError,
     UsageError,
 )
@@ -112,6 +113,16 @@ class Listing:
 
     copies: list[Copy]
     damaged: list[str]
+
+
+@dataclass(frozen=True)
+class State:
+    """Tells whether the copies of a repository may have changed."""
+
+    identity: str
+    """Hex digits: which repository it is, wherever it lies."""
+    snapshots: str
+    """Hex digits: which snapshots it has. A snapshot never changes, it is replaced by one of another name."""
 
 
 class CheckReport(Frozen):
@@ -392,11 +403,17 @@ class Repository:
         return listing.copies
 
     def find(self, reference: str) -> Copy:
-        """The copy that `NAME`, `NAME@latest` or `NAME@ID` (the first digits of it) names.
+        """The copy that a reference names; see `choose`."""
+        return choose(self.copies(), reference, str(self.path))
 
-        Raises `NotFoundError` that lists what there is, `ConflictError` when several copies fit.
-        """
-        return find_copy(self.copies(), reference, str(self.path))
+    def state(self) -> State:
+        """What its copies depend on, without reading them: cheap. Raises `UnavailableError` when it is away."""
+        try:
+            config = (self.path / "config").read_bytes()
+            snapshots = sorted(entry.name for entry in (self.path / "snapshots").iterdir())
+        except OSError as error:
+            raise UnavailableError(f"the repository {self.path} cannot be read: {error.strerror}") from error
+        return State(hashlib.sha256(config).hexdigest(), hashlib.sha256("\n".join(snapshots).encode()).hexdigest())
 
     def check(self, read_percent: float = 0) -> CheckReport:
         """Check the structure, and of what copies need this part, in per cent, byte by byte; chosen by chance."""
@@ -515,8 +532,11 @@ class Repository:
         )
 
 
-def find_copy(everything: list[Copy], reference: str, place: str) -> Copy:
-    """The one of all copies in a place that `NAME`, `NAME@latest` or `NAME@ID` names; see `Repository.find`."""
+def choose(everything: list[Copy], reference: str, place: str) -> Copy:
+    """The copy of the repository `place` that `NAME`, `NAME@latest` or `NAME@ID` (the first digits of it) names.
+
+    Raises `NotFoundError` that lists what there is, `ConflictError` when several copies fit.
+    """
     name, _, which = reference.partition("@")
     if not is_name(name) or ("@" in reference and not which):
         raise UsageError(f"{reference!r} names no copy", hint="NAME, NAME@latest or NAME@ID")
