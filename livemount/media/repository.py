@@ -327,7 +327,7 @@ class Repository:
 
     def _base(self, since: str, name: str) -> Copy:
         """The copy that a list of changes is relative to."""
-        copy = self.find(since if "@" in since else f"{name}@{since}")
+        copy = self.find(since if "@" in since or since == name else f"{name}@{since}")
         if copy.name != name:
             raise UsageError(f"{since} is no copy of {name}")
         return copy

@@ -13,6 +13,7 @@ mod input;
 mod journal;
 mod packer;
 mod parts;
+mod plan;
 mod python;
 mod repository;
 mod retention;

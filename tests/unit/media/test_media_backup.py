@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from livemount.core.errors import ConflictError, CorruptError, NotFoundError, UsageError
-from livemount.core.machine import Copy, InterfaceDescription, MachineDescription
+from livemount.core.machine import Copy, Firmware, InterfaceDescription, MachineDescription
 from livemount.core.secrets import write_secret
 from livemount.media import open_source
-from livemount.media.disks import Changes, DiskInput, Range
-from livemount.media.repository import Repository, Wanted
+from livemount.media.disks import Changes, DiskInput, Range, opened
+from livemount.media.repository import Note, Repository, Wanted
 
 CHUNK = 512 << 10
 MIB = 1 << 20
@@ -95,6 +95,22 @@ def test_a_machine_of_several_disks_is_one_copy(repository: Repository, tmp_path
     ]
     assert [repository.digest(copy, n) for n in range(3)] == [hashlib.sha256(c).hexdigest() for c in contents]
     assert repository.check(100).ok
+
+
+def test_a_copy_of_an_earlier_version_is_its_one_disk(repository: Repository, tmp_path: Path, password: Path) -> None:
+    image = write(tmp_path / "old.raw", noise(CHUNK) + bytes(CHUNK))
+    old = b'{"firmware": "uefi", "cpus": 2, "memory_mib": 512, "architecture": "x86_64"}'
+    with opened([DiskInput(image)]) as disks:
+        repository._native.backup("web01", old, disks, [], None, 1, lambda _read, _total: None)
+    copy = repository.find("web01")
+    assert copy.description == MachineDescription(firmware=Firmware.UEFI, cpus=2, memory_mib=512)
+    assert (copy.size, copy.stored, copy.boot, len(copy.disks)) == (2 * CHUNK, CHUNK, 0, 1)
+    assert copy.sources == [copy.source]
+    assert read_back(repository, copy, password) == [image.read_bytes()]
+    # It is also what a list of changes can be relative to.
+    made = repository.make([DiskInput(image, changes=Changes(since=copy.id, ranges=()))], "web01")
+    assert (made.read, read_back(repository, made.copy, password)) == (0, [image.read_bytes()])
+    assert Note.model_validate_json(b'{"machine": %b, "size": 512, "stored": 0}' % old).disks == ()
 
 
 def test_a_source_is_backed_up_by_its_uri(repository: Repository, tmp_path: Path, password: Path) -> None:
@@ -232,7 +248,7 @@ KILLED = """
 import os, signal, sys, time
 from pathlib import Path
 from livemount.media.disks import DiskInput
-from livemount.media.repository import Repository, Wanted
+from livemount.media.repository import Note, Repository, Wanted
 from livemount.media.sources.file import RawImage
 repository = Repository.open(Path(sys.argv[1]), Path(sys.argv[2]))
 read, whole = RawImage.read, 0
