@@ -236,18 +236,26 @@ def _restic_repository(content: bytes, password: str) -> MadeOnce:
     folder = Path(keeper.name)
     (folder / "disk.raw").write_bytes(content)
     subprocess.run(["fallocate", "--dig-holes", folder / "disk.raw"], check=True)
+    restic(folder, password, "init")
+    snapshot = restic_snapshot(restic(folder, password, "backup", "--json", "disk.raw"))
+    return MadeOnce(folder / "repository", snapshot, keeper)
+
+
+def restic(folder: Path, password: str, *words: str | Path) -> str:
+    """Run restic in a folder on the repository `repository` in it."""
     environment = os.environ | {
         "RESTIC_PASSWORD": password,
         "RESTIC_REPOSITORY": str(folder / "repository"),
         "RESTIC_CACHE_DIR": str(folder / "cache"),
     }
-    for words in (["init"], ["backup", "--json", "disk.raw"]):
-        done = subprocess.run(
-            ["restic", *words], env=environment, cwd=folder, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-    snapshot = done.stdout.partition('"snapshot_id":"')[2].partition('"')[0]
-    return MadeOnce(folder / "repository", snapshot, keeper)
+    done = subprocess.run(["restic", *words], env=environment, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def restic_snapshot(said: str) -> str:
+    """The snapshot's id in what `restic backup --json` says."""
+    return said.partition('"snapshot_id":"')[2].partition('"')[0]
 
 
 class ForeignResticSubject(ResticSubject):
