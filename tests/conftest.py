@@ -1,4 +1,4 @@
-"""Test processes side by side: end-to-end tests in two groups, each with an environment; of others files stay together."""
+"""Test processes side by side: end-to-end tests in two groups, each with its environment; others by their files."""
 
 from __future__ import annotations
 
