@@ -11,7 +11,19 @@ import typer
 from pydantic import ValidationError
 
 from livemount import __version__
-from livemount.cli import agent, backup, catalog, changes, copies, doctor, environment, mounts, repository, retention
+from livemount.cli import (
+    agent,
+    backup,
+    catalog,
+    changes,
+    copies,
+    doctor,
+    environment,
+    mounts,
+    policy,
+    repository,
+    retention,
+)
 from livemount.cli.output import stderr
 from livemount.core.errors import ExitCode, LivemountError
 
@@ -78,6 +90,7 @@ for _name, _function in COMMANDS:
     app.command(_name)(_function)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(environment.app, name="environment")
+app.add_typer(policy.app, name="policy")
 app.add_typer(repository.app, name="repository")
 app.add_typer(agent.app, name="agent")
 
