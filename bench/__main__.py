@@ -19,7 +19,7 @@ from livemount.core.errors import LivemountError
 
 log = logging.getLogger(__name__)
 
-BENCHES = ("hits", "latency", "memory", "scale", "cold", "boot")
+BENCHES = ("hits", "latency", "memory", "scale", "backup", "cold", "boot")
 """In the order of `all`: the longest last."""
 
 

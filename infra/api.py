@@ -89,7 +89,9 @@ class MountRequest(Frozen):
 
     mount: str = Field(pattern=NAME_PATTERN)
     source: str
-    """The copy, as `livemount.media.open_source` takes it."""
+    """The disk that the machine starts from, as `livemount.media.open_source` takes it."""
+    disks: tuple[str, ...] = ()
+    """All disks of a machine of several, in its order."""
     password_file: Path | None = None
     machine: MachineDescription = MachineDescription()
     prepare: bool = True

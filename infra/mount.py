@@ -29,6 +29,7 @@ class Mount(pulumi.ComponentResource):
             ca_file=environment.ca_file,
             mount=request.mount,
             source=request.source,
+            disks=request.disks,
             password_file=request.password_file,
             address=interface.address,
             firmware=request.machine.firmware,

@@ -6,8 +6,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from pydantic import Field
+
 from livemount.core.machine import Firmware, Frozen
-from livemount.target.api import Chap
+from livemount.target.api import LUN, Chap
 
 BOOT_NAME = "boot.livemount.internal"
 """The name in the fixed URL; the network's DNS answers it with the LM host's address."""
@@ -29,6 +31,8 @@ class BootScript(Frozen):
     initiator_iqn: str
     chap: Chap
     firmware: Firmware
+    lun: int = Field(default=LUN, ge=1, le=255)
+    """The disk to boot from."""
 
 
 class RequestKind(StrEnum):

@@ -11,7 +11,19 @@ import typer
 from pydantic import ValidationError
 
 from livemount import __version__
-from livemount.cli import copies, doctor, environment, mounts, repository, retention
+from livemount.cli import (
+    agent,
+    backup,
+    catalog,
+    changes,
+    copies,
+    doctor,
+    environment,
+    mounts,
+    policy,
+    repository,
+    retention,
+)
 from livemount.cli.output import stderr
 from livemount.core.errors import ExitCode, LivemountError
 
@@ -35,7 +47,7 @@ A first session:
   livemount unmount web01
 
 Where things are is read from the environment: LIVEMOUNT_HOME (default /var/lib/livemount), LIVEMOUNT_ENVIRONMENT
-(local), LIVEMOUNT_REPOSITORY, LIVEMOUNT_PASSWORD_FILE.
+(local), LIVEMOUNT_REPOSITORY, LIVEMOUNT_PASSWORD_FILE; LIVEMOUNT_AGENT for copies that only a media agent can read.
 """,
 )
 
@@ -60,13 +72,15 @@ def common(
 
 
 COMMANDS: list[tuple[str, Callable[..., Any]]] = [
-    ("backup", copies.backup),
+    ("backup", backup.backup),
     ("copies", copies.copies),
     ("check", copies.check),
+    ("changes", changes.changes),
     ("forget", retention.forget),
     ("prune", retention.prune),
     ("hold", retention.hold),
     ("release", retention.release),
+    ("jobs", catalog.jobs),
     ("mount", mounts.mount),
     ("mounts", mounts.mounts),
     ("unmount", mounts.unmount),
@@ -74,8 +88,11 @@ COMMANDS: list[tuple[str, Callable[..., Any]]] = [
 ]
 for _name, _function in COMMANDS:
     app.command(_name)(_function)
+app.add_typer(catalog.app, name="catalog")
 app.add_typer(environment.app, name="environment")
+app.add_typer(policy.app, name="policy")
 app.add_typer(repository.app, name="repository")
+app.add_typer(agent.app, name="agent")
 
 
 def main() -> None:

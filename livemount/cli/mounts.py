@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from livemount.cli.copies import Output, open_repository
+from livemount.cli.copies import Output, mountable_copy
 from livemount.cli.output import OutputFormat, bytes_text, duration_text, print_json, print_table, stderr, stdout
 from livemount.cli.parse import parse_duration, parse_hold
 from livemount.cli.watch import watch as show_live
@@ -19,7 +19,8 @@ from livemount.core.settings import Settings
 from livemount.manager.client import Manager
 from livemount.manager.environment import Environment
 from livemount.manager.progress import follow
-from livemount.media.foreign import Wanted, copy_of_source
+from livemount.media.agents import AgentUri
+from livemount.media.foreign import Wanted, copy_of_sources
 from livemount.workflow.states import MountOrder, MountRecord, MountState
 
 
@@ -42,7 +43,10 @@ def _json(record: MountRecord) -> dict[str, object]:
 
 def mount(
     copy: Annotated[str, typer.Argument(help="Which copy: NAME (its newest), NAME@latest or NAME@ID.")] = "",
-    source: Annotated[str, typer.Option(help="Instead of a copy: the URI of an image, an archive, ...")] = "",
+    source: Annotated[
+        list[str] | None,
+        typer.Option(help="Instead of a copy: the URI of an image, an archive, ...; again for each further disk."),
+    ] = None,
     password_file: Annotated[Path | None, typer.Option(help="The file with the secret of the source.")] = None,
     firmware: Annotated[Firmware | None, typer.Option(help="Of a source (else as its disk tells).")] = None,
     cpus: Annotated[int | None, typer.Option(min=1, max=512, help="Of a source's machine (else 1).")] = None,
@@ -77,9 +81,12 @@ def mount(
     hold = parse_hold(hold_io)
     environment = Environment(settings).outputs()
     if source:
-        found = copy_of_source(source, password_file, str(name), Wanted(firmware, cpus, memory))
+        shown = settings.client_certificates
+        uris = [str(AgentUri.parse(uri, shown)) if uri.startswith("agent:") else uri for uri in source]
+        found = copy_of_sources(uris, password_file, str(name), Wanted(firmware, cpus, memory))
     else:
-        found, password_file = open_repository(settings).find(copy), settings.repository_password
+        found = mountable_copy(settings, copy)
+        password_file = None if settings.agent else settings.repository_password
     order = MountOrder(
         mount=_mount_name(found.name, name),
         copy=found,

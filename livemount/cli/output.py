@@ -27,6 +27,11 @@ class OutputFormat(StrEnum):
     JSON = "json"
 
 
+def warn(text: str) -> None:
+    """Tell people of something that is not as it should be, on standard error."""
+    stderr.print(f"warning: {text}", highlight=False, markup=False)
+
+
 def print_json(**fields: Any) -> None:
     """Print one JSON object with its version."""
     sys.stdout.write(json.dumps({"version": OUTPUT_VERSION, **fields}, indent=2, default=str) + "\n")

@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from livemount.catalog.api import recorded
+from livemount.catalog.catalog import JobKind
 from livemount.cli.copies import Output, open_repository
-from livemount.cli.output import OutputFormat, bytes_text, print_json, print_table, stdout
+from livemount.cli.output import OutputFormat, bytes_text, print_json, print_table, stdout, warn
 from livemount.core.errors import UsageError
 from livemount.core.settings import Settings
 from livemount.media.repository import Rules
@@ -48,7 +50,10 @@ def forget(
     )
     if rules == Rules():
         raise UsageError("no rule says what to keep", hint="for example --keep-daily 7")
-    decisions = open_repository(Settings()).forget(rules, name, plan_only=dry_run)
+    settings = Settings()
+    with recorded(settings, JobKind.FORGET, None if dry_run else warn, machine=name) as job:
+        decisions = open_repository(settings).forget(rules, name, plan_only=dry_run)
+        job.reason = f"{sum(not each.kept for each in decisions)} of {len(decisions)} copies forgotten"
     if output is OutputFormat.JSON:
         print_json(
             dry_run=dry_run,
@@ -83,7 +88,10 @@ def prune(
 
     Runs beside mounts, not beside backups. What is not needed is marked first; a prune a day later deletes it.
     """
-    done = open_repository(Settings()).prune(plan_only=dry_run, max_unused=max_unused)
+    settings = Settings()
+    with recorded(settings, JobKind.PRUNE, None if dry_run else warn) as job:
+        done = open_repository(settings).prune(plan_only=dry_run, max_unused=max_unused)
+        job.bytes = done.deleted
     if output is OutputFormat.JSON:
         print_json(dry_run=dry_run, **done.model_dump())
         return

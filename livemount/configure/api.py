@@ -36,6 +36,16 @@ GROUP = "live_mount_hosts"
 SOCKET_PATH_LIMIT = 108 - 1 - len(".4194304")
 
 
+def plain_path(path: Path) -> Path:
+    """The path. Raises `UsageError` for one that cannot stand in units, INI files and mountinfo(5)."""
+    if not re.fullmatch(r"/[\w./+@-]*", str(path), re.ASCII):
+        raise UsageError(
+            f"{str(path)!r} cannot be a path of a live-mount host",
+            hint="an absolute path of letters, digits and ._+@-/",
+        )
+    return path
+
+
 class HostSpec(Frozen):
     """A live-mount host: this machine, or a network namespace of it."""
 
@@ -62,13 +72,7 @@ class HostSpec(Frozen):
     @field_validator("home", "token_file", "guest_tools", "python")
     @classmethod
     def _plain(cls, path: Path) -> Path:
-        # They go into unit files, supervisor's INI files and mountinfo(5), each with its own quoting.
-        if not re.fullmatch(r"/[\w./+@-]*", str(path), re.ASCII):
-            raise UsageError(
-                f"{str(path)!r} cannot be a path of a live-mount host",
-                hint="an absolute path of letters, digits and ._+@-/",
-            )
-        return path
+        return plain_path(path)
 
     @property
     def paths(self) -> EnvironmentPaths:

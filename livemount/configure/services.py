@@ -20,10 +20,10 @@ class ServiceManager(Protocol):
         """Stop and start a service; returns when it runs, raises `LivemountError` when it does not."""
 
 
-def service_manager(environment: str, root: Path) -> ServiceManager:
+def service_manager(environment: str, root: Path, prefix: str = "livemount-") -> ServiceManager:
     """The service manager that the roles use on this machine (the test of sd_booted(3))."""
     if Path("/run/systemd/system").is_dir():
-        return Systemd(f"livemount-{environment}-")
+        return Systemd(f"{prefix}{environment}-")
     return Supervisor(root / "etc" / "supervisord.conf")
 
 

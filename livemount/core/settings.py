@@ -31,6 +31,15 @@ class Settings(BaseSettings):
     password_file: Path | None = None
     """The file with the repository's password; `None`: HOME/repository-password."""
 
+    agent: str = ""
+    """Copies are listed and read by these media agents: `agent://HOST:PORT[,HOST:PORT]/REPOSITORY`; empty: here."""
+    agent_certificates: Path | None = None
+    """The certificate that media agents are shown; `None`: the one made here for the client `live-mount`."""
+    catalog: str | None = None
+    """The catalog's URL, `postgresql://USER@HOST/DATABASE` or `sqlite:///PATH`; `None`: HOME/catalog.sqlite."""
+    catalog_password_file: Path | None = None
+    """The file with the password of a PostgreSQL catalog, mode 0600."""
+
     recall_quota: QuotaText = RECALL_QUOTA
     """Room of all recall stores of an environment's live-mount host; applied by `livemount environment up`."""
     keep_recall_stores: bool = False
@@ -45,6 +54,21 @@ class Settings(BaseSettings):
     def repository_password(self) -> Path:
         """The file with the repository's password, mode 0600."""
         return self.password_file or self.home / "repository-password"
+
+    @property
+    def certificates(self) -> Path:
+        """The authority of the chosen environment's media agents, and the certificates made by it."""
+        return self.paths().secrets / "agents"
+
+    @property
+    def client_certificates(self) -> Path:
+        """The folder with the certificate that media agents are shown."""
+        return self.agent_certificates or self.certificates / "clients" / "live-mount"
+
+    @property
+    def catalog_url(self) -> str:
+        """Where the catalog is."""
+        return self.catalog or f"sqlite:///{self.home.absolute() / 'catalog.sqlite'}"
 
     def paths(self) -> EnvironmentPaths:
         """The folders of the chosen environment."""

@@ -9,12 +9,15 @@ from pydantic import Field
 
 from livemount.core.machine import HOLD_SECONDS, NAME_PATTERN, Frozen, HoldSeconds
 
+DISK_ID = NAME_PATTERN.removesuffix("$") + r"(\.[1-9]?[0-9])?$"
+"""A mount's name; of a machine's further disks with their numbers."""
+
 
 class PseudoDiskSpec(Frozen):
     """One pseudo-disk: which source, and where its stores and its mount point are."""
 
     id: str
-    """The mount's name."""
+    """The mount's name, of a machine's further disks with `.NUMBER` after it."""
     source: str
     """A URI for `livemount.media.open_source`."""
     password_file: Path | None = None

@@ -12,6 +12,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import socket
 import threading
 from collections import defaultdict
@@ -20,10 +21,10 @@ from typing import Any
 
 from livemount.core.errors import ConflictError, LivemountError, NotFoundError, UsageError
 from livemount.core.files import replace_file
-from livemount.core.machine import Frozen, is_name
+from livemount.core.machine import Frozen
 from livemount.core.settings import HostPaths
 from livemount.driver import protocol
-from livemount.driver.api import PseudoDiskSpec, PseudoDiskState, RecallStats
+from livemount.driver.api import DISK_ID, PseudoDiskSpec, PseudoDiskState, RecallStats
 from livemount.driver.attached import AttachedDisk
 from livemount.driver.recall_stores import Keeper, RecallPolicy
 
@@ -71,7 +72,7 @@ class Supervisor:
         return AttachedDisk(spec, keep_recall_store=self._keeper.policy.keep_unused)
 
     def _record_path(self, id: str) -> Path:
-        if not is_name(id):
+        if re.fullmatch(DISK_ID, id) is None:
             raise UsageError(f"{id!r} cannot name a disk")
         return self._folder / f"{id}.json"
 

@@ -5,19 +5,26 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from livemount.core.machine import HOLD_SECONDS, NAME_PATTERN, Firmware, Frozen, HoldSeconds
 from livemount.driver.api import PseudoDiskStats
 from livemount.guest.api import GuestReport
 from livemount.target.api import Session
 
+MOST_DISKS = 64
+"""Of one machine."""
+
 
 class PseudoDiskRequest(Frozen):
     """Body of `PUT /v1/pseudo-disks/{mount}`. The same body again changes nothing; another one is a conflict (409)."""
 
     source: str
+    """The disk that the machine starts from."""
+    disks: tuple[str, ...] = Field(default=(), max_length=MOST_DISKS)
+    """All disks of a machine of several, in its order, `source` one of them. Empty: `source` is the only one."""
     password_file: Path | None = None
     """A file on the LM host."""
     address: str = Field(pattern=r"^\d{1,3}(\.\d{1,3}){3}$")
@@ -29,6 +36,30 @@ class PseudoDiskRequest(Frozen):
     """Name of the boot profile, the same for all copies of one machine (see `PseudoDiskSpec.profile`)."""
     hold_seconds: HoldSeconds = HOLD_SECONDS
 
+    @model_validator(mode="after")
+    def _starts_from_one(self) -> Self:
+        if self.disks and self.source not in self.disks:
+            raise ValueError("the source is not one of the disks")
+        return self
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All disks, in the machine's order."""
+        return self.disks or (self.source,)
+
+    @property
+    def boot(self) -> int:
+        """The number of the disk that the machine starts from."""
+        return self.sources.index(self.source)
+
+
+class ExportedDisk(Frozen):
+    """One disk of a mount."""
+
+    lun: int
+    source: str
+    stats: PseudoDiskStats
+
 
 class PseudoDisk(Frozen):
     """Answer of `PUT` and `GET /v1/pseudo-disks/{mount}`. Holds no secret."""
@@ -39,7 +70,11 @@ class PseudoDisk(Frozen):
     target_iqn: str
     initiator_iqn: str
     size: int
+    """Of the disk that the machine starts from."""
     stats: PseudoDiskStats
+    """Of the disk that the machine starts from."""
+    disks: tuple[ExportedDisk, ...] = ()
+    """All disks, in the machine's order."""
     report: GuestReport | None
     sessions: list[Session]
     healthy: bool

@@ -13,6 +13,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from shutil import disk_usage
 from socket import gethostname
@@ -22,11 +23,11 @@ from livemount.core.errors import ConflictError, LivemountError, NoSpaceError, N
 from livemount.core.machine import is_name
 from livemount.driver.api import PseudoDiskDriver
 from livemount.guest.api import GuestReport, GuestRequest
-from livemount.host.api import EventKind, PseudoDisk, PseudoDiskRequest
+from livemount.host.api import EventKind, ExportedDisk, PseudoDisk, PseudoDiskRequest
 from livemount.host.events import EventLog
 from livemount.host.records import Record, Records
 from livemount.media.registry import pin_source, unpin_source
-from livemount.target.api import Session, Target, TargetSpec, initiator_iqn, target_iqn
+from livemount.target.api import LUN, Session, Target, TargetSpec, initiator_iqn, target_iqn
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,8 @@ class Mounts:
         with self.lock(mount):
             record = self._admit(mount, request)
             try:
-                pin_source(record.request.source, self.records.holder(mount), f"the mount {mount} on {gethostname()}")
+                for source, holder in self.records.pins(mount, request):
+                    pin_source(source, holder, f"the mount {mount} on {gethostname()}")
                 if not record.prepared:
                     record = self._prepare_disk(mount, record)
                 self._export(mount, record)
@@ -115,9 +117,14 @@ class Mounts:
 
     def _prepare_disk(self, mount: str, record: Record) -> Record:
         # A killed service may have left a half-prepared guest in the private store: begin with an empty one.
-        self.driver.destroy(mount)
-        disk = self.driver.attach(self.records.disk_spec(mount, record.request))
-        self.events.add(mount, EventKind.STORES_READY, f"pseudo-disk of {disk.stats.size / 2**30:.1f} GiB attached")
+        specs = self.records.disk_specs(mount, record.request)
+        for spec in specs:
+            self.driver.destroy(spec.id)
+        disks = [self.driver.attach(spec) for spec in specs]
+        for attached in disks:
+            size = f"{attached.stats.size / 2**30:.1f} GiB"
+            self.events.add(mount, EventKind.STORES_READY, f"pseudo-disk of {size} attached")
+        disk = disks[record.request.boot]
         report = None
         if record.request.prepare:
             guest = GuestRequest(firmware=record.request.firmware, up_url=f"http://{self.address}{UP_PATH}")
@@ -132,7 +139,8 @@ class Mounts:
                 EventKind.GUEST_PREPARED,
                 f"{report.system}: {len(report.changes)} changes in {report.seconds:.1f} s",
             )
-        self.driver.flush(mount)
+        for spec in specs:
+            self.driver.flush(spec.id)
         ready = record.model_copy(update={"prepared": True, "report": report})
         self.records.write(mount, ready)
         return ready
@@ -147,12 +155,18 @@ class Mounts:
 
     def _export(self, mount: str, record: Record) -> None:
         """Make target and boot script, where they are not there."""
-        disk = self.driver.attach(self.records.disk_spec(mount, record.request))
+        files = [self.driver.attach(spec).path for spec in self.records.disk_specs(mount, record.request)]
         chap = self.records.chap(mount)
         address = record.request.address
         if not self.target.exists(mount):
             self.target.create(
-                TargetSpec(mount=mount, backing_file=disk.path, initiator_address=address, chap=chap),
+                TargetSpec(
+                    mount=mount,
+                    backing_file=files[0],
+                    further_files=tuple(files[1:]),
+                    initiator_address=address,
+                    chap=chap,
+                ),
             )
             self.events.add(mount, EventKind.TARGET_READY, f"target {target_iqn(mount)} for {address} only")
         if not self.target.sessions(mount):
@@ -172,6 +186,7 @@ class Mounts:
                 initiator_iqn=initiator_iqn(mount),
                 chap=self.records.chap(mount),
                 firmware=record.request.firmware,
+                lun=LUN + record.request.boot,
             )
         )
         self.events.add(mount, EventKind.SCRIPT_PUBLISHED, f"boot script for {address} only")
@@ -192,10 +207,11 @@ class Mounts:
         problems: list[str] = []
         sessions: list[Session] = []
         try:
-            disk = self.driver.state(mount)
+            states = [self.driver.state(spec.id) for spec in self.records.disk_specs(mount, record.request)]
         except NotFoundError as error:
             # Without its disk there is nothing to serve: for a client the mount is not there.
             raise NotFoundError(f"the pseudo-disk of the mount {mount!r} is not attached") from error
+        disk = states[record.request.boot]
         if not record.prepared:
             problems.append("not prepared yet")
         try:
@@ -212,6 +228,10 @@ class Mounts:
             initiator_iqn=initiator_iqn(mount),
             size=disk.stats.size,
             stats=disk.stats,
+            disks=tuple(
+                ExportedDisk(lun=lun, source=state.spec.source, stats=state.stats)
+                for lun, state in enumerate(states, start=LUN)
+            ),
             report=record.report,
             sessions=sessions,
             healthy=not problems,
@@ -239,10 +259,13 @@ class Mounts:
         """Script, target, disk, stores, pin, record: in this order; every part is tried, the first error is raised."""
         record = self.records.read(mount)
         errors: list[Exception] = []
-        steps: list[Callable[[], None]] = [lambda: self.target.delete(mount), lambda: self.driver.destroy(mount)]
-        if record is not None:
+        steps: list[Callable[[], None]] = [lambda: self.target.delete(mount)]
+        if record is None:
+            steps.append(lambda: self.driver.destroy(mount))
+        else:
             steps.insert(0, lambda: self.boot.withdraw(record.request.address))
-            steps.append(lambda: unpin_source(record.request.source, self.records.holder(mount)))
+            steps += [partial(self.driver.destroy, spec.id) for spec in self.records.disk_specs(mount, record.request)]
+            steps += [partial(unpin_source, *pin) for pin in self.records.pins(mount, record.request)]
         for step in steps:
             try:
                 step()

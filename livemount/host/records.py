@@ -81,18 +81,26 @@ class Records:
         """The mount's CHAP credentials, made on first use."""
         return Chap(user=mount, secret=read_secret(secret_file(self.folder(mount) / "chap")))
 
-    def holder(self, mount: str) -> str:
-        """The name under which the mount pins its copy."""
-        return mount_holder(self._mounts, mount)
+    def pins(self, mount: str, request: PseudoDiskRequest) -> list[tuple[str, str]]:
+        """Each disk's source, and the name under which it is pinned."""
+        holder = mount_holder(self._mounts, mount)
+        return [
+            (source, holder if number == request.boot else f"{holder}.{number}")
+            for number, source in enumerate(request.sources)
+        ]
 
-    def disk_spec(self, mount: str, request: PseudoDiskRequest) -> PseudoDiskSpec:
-        """What the driver is asked for."""
-        return PseudoDiskSpec(
-            id=mount,
-            source=request.source,
-            password_file=request.password_file,
-            directory=self.folder(mount) / "disk",
-            recall_directory=self._recall,
-            profile=request.profile,
-            hold_seconds=request.hold_seconds,
-        )
+    def disk_specs(self, mount: str, request: PseudoDiskRequest) -> list[PseudoDiskSpec]:
+        """What the driver is asked for: a disk each, in the machine's order."""
+        return [
+            PseudoDiskSpec(
+                id=mount if number == request.boot else f"{mount}.{number}",
+                source=source,
+                password_file=request.password_file,
+                directory=self.folder(mount) / ("disk" if number == request.boot else f"disk{number}"),
+                recall_directory=self._recall,
+                # What is read at a boot is learnt of the disk that is booted.
+                profile=request.profile if number == request.boot else None,
+                hold_seconds=request.hold_seconds,
+            )
+            for number, source in enumerate(request.sources)
+        ]

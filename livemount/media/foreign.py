@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import secrets
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from livemount.core.errors import UsageError
-from livemount.core.machine import Copy, Firmware, MachineDescription, is_name
+from livemount.core.machine import Copy, CopyDisk, Firmware, MachineDescription, is_name
 from livemount.media.detect import detect
-from livemount.media.registry import open_source
+from livemount.media.registry import named, open_source
 
 
 @dataclass(frozen=True)
@@ -23,32 +23,37 @@ class Wanted:
     memory_mib: int | None = None
 
 
-def copy_of_source(uri: str, password_file: Path | None, name: str, wanted: Wanted) -> Copy:
-    """Look at a source, and describe the machine `name` whose disk it is. Raises what opening and reading it raise."""
+def copy_of_sources(uris: Sequence[str], password_file: Path | None, name: str, wanted: Wanted) -> Copy:
+    """Look at sources, and describe the machine `name` whose disks they are; it starts from the first.
+
+    Raises what opening and reading them raise.
+    """
     if not is_name(name):
         raise UsageError(f"{name!r} cannot name a machine", hint="lower-case letters, digits, hyphens; at most 40")
-    uri = _named(uri)
-    source = open_source(uri, password_file)
-    try:
-        firmware = wanted.firmware or detect(source.read, source.size).firmware
-        given = {"firmware": firmware, "cpus": wanted.cpus, "memory_mib": wanted.memory_mib}
-        extents = source.extents(0, source.size)
-        return Copy(
-            id=source.identity,
-            name=name,
-            time=datetime.now(UTC),
-            size=source.size,
-            stored=sum(extent.length for extent in extents if not extent.hole),
-            description=MachineDescription.model_validate({k: v for k, v in given.items() if v is not None}),
-            source=uri,
-        )
-    finally:
-        source.close()
-
-
-def _named(uri: str) -> str:
-    """The URI with an identity of this mount's own, where it needs one and has none."""
-    parts = urlsplit(uri)
-    if parts.scheme not in ("nbd", "nbds", "nbd+unix") or "identity=" in parts.query:
-        return uri
-    return f"{uri}{'&' if parts.query else '?'}identity={secrets.token_hex(16)}"
+    disks: list[CopyDisk] = []
+    identities: list[str] = []
+    firmware = wanted.firmware
+    for number, uri in enumerate(map(named, uris)):
+        source = open_source(uri, password_file)
+        try:
+            if firmware is None:
+                firmware = detect(source.read, source.size).firmware
+            stored = sum(extent.length for extent in source.extents(0, source.size) if not extent.hole)
+            disks.append(
+                CopyDisk(file=f"disk{number}.raw", size=source.size, stored=stored, boot=number == 0, source=uri)
+            )
+            identities.append(source.identity)
+        finally:
+            source.close()
+    given = {"firmware": firmware, "cpus": wanted.cpus, "memory_mib": wanted.memory_mib}
+    joined = hashlib.sha256("".join(identities).encode()).hexdigest()
+    return Copy(
+        id=identities[0] if len(identities) == 1 else joined,
+        name=name,
+        time=datetime.now(UTC),
+        size=sum(disk.size for disk in disks),
+        stored=sum(disk.stored for disk in disks),
+        description=MachineDescription.model_validate({k: v for k, v in given.items() if v is not None}),
+        source=disks[0].source,
+        disks=tuple(disks),
+    )

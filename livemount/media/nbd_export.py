@@ -31,6 +31,7 @@ from livemount.core.errors import (
 from livemount.media.source import Extent
 
 CONTEXT = "base:allocation"
+DIRTY = "qemu:dirty-bitmap:"
 CONNECTIONS = 4
 CONNECT_PATIENCE = 10.0
 PATIENCE = 15.0
@@ -41,6 +42,8 @@ LARGEST_REQUEST = 4 << 20
 LARGEST_STATUS = 1 << 30
 """Bytes whose allocation is asked at once; a protocol of 32 bits has no more than four times that."""
 SAMPLE = 64 << 10
+HUNG_UP = ("non-properly terminated", "pull function", "push function")
+"""What GnuTLS says of a connection that ended where it should not."""
 
 Dial = Callable[[Any], None]
 """Sets up a libnbd handle (TLS, export) and starts its connection. Raises `nbd.Error` or a `LivemountError`."""
@@ -184,11 +187,15 @@ class NbdExport:
         dial: Dial,
         *,
         read_error: type[LivemountError] = UnavailableError,
-        inspect: Callable[[], object] = lambda: None,
+        inspect: Callable[[Any], object] = lambda _: None,
+        fault: Callable[[], str | None] | None = None,
+        bitmap: str = "",
     ) -> None:
         """Connect. `name` is what messages call the export, `read_error` what a read that the server fails raises.
 
-        `inspect` is called after each greeting, before a byte is read, and may raise.
+        `inspect` is called with libnbd's handle after each greeting, before a byte is read, and may raise.
+        `fault` tells what is the matter with our certificate, if anything is: it is asked when TLS failed.
+        `bitmap` is a dirty bitmap of QEMU's that the export must have.
 
         Raises `UnavailableError`, `NotFoundError` when the server has no such export, `DeniedError` when it refuses
         us or its certificate is not good, `UnsupportedError` for what is no disk.
@@ -197,6 +204,8 @@ class NbdExport:
         self._dial = dial
         self._read_error = read_error
         self._inspect = inspect
+        self._fault = fault
+        self._bitmap = f"{DIRTY}{bitmap}" if bitmap else ""
         self._lock = threading.Lock()
         self._open = True
         self._connections: list[_Connection] = []
@@ -231,11 +240,19 @@ class NbdExport:
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         """What the server says is zero; all of it data where it cannot say."""
+        return self._ranges(offset, length, CONTEXT, _nbd().STATE_ZERO)
+
+    def changed(self) -> list[tuple[int, int]]:
+        """What the dirty bitmap names, as (offset, length)."""
+        ranges = self._ranges(0, self.size, self._bitmap, 1)
+        return [(offset, length) for offset, length, dirty in ranges if dirty]
+
+    def _ranges(self, offset: int, length: int, context: str, flag: int) -> Iterator[Extent]:
         self.check(offset, length)
         end = offset + length
         hole, start = False, offset
         while offset < end:
-            for step, zero in self._statuses(offset, min(end - offset, LARGEST_STATUS)):
+            for step, zero in self._statuses(offset, min(end - offset, LARGEST_STATUS), context, flag):
                 if zero != hole:
                     if offset > start:
                         yield Extent(start, offset - start, hole)
@@ -279,6 +296,8 @@ class NbdExport:
         deadline = time.monotonic() + CONNECT_PATIENCE
         try:
             handle.add_meta_context(CONTEXT)
+            if self._bitmap:
+                handle.add_meta_context(self._bitmap)
             self._dial(handle)
             while handle.aio_is_connecting():
                 if time.monotonic() > deadline:
@@ -286,10 +305,28 @@ class NbdExport:
                 handle.poll(200)
             if not handle.aio_is_ready():
                 raise UnavailableError(f"{self._name} hung up before it greeted")
-            self._inspect()
+            self._inspect(handle)
+            if self._bitmap and not handle.can_meta_context(self._bitmap):
+                raise NotFoundError(
+                    f"{self._name} has no dirty bitmap {self._bitmap.removeprefix(DIRTY)!r}",
+                    hint="QEMU exports one by `bitmaps` of block-export-add, qemu-nbd by --bitmap",
+                )
             return _Connection(handle)
         except _nbd().Error as error:
-            raise _connect_error(self._name, error) from error
+            raise self._connect_error(error) from error
+
+    def _connect_error(self, error: Any) -> LivemountError:
+        text, number = str(error.string), error.errnum
+        if "gnutls" in text or "certificate" in text or "TLS" in text or number in (errno.EPERM, errno.EACCES):
+            # A server that does not like our certificate hangs up without a word, as one does that is killed.
+            fault = self._fault() if self._fault is not None else None
+            if fault is None and self._fault is not None and any(sign in text for sign in HUNG_UP):
+                return UnavailableError(f"{self._name} hung up before it greeted: {text}")
+            message = f"{self._name} cannot be trusted, or does not trust us: {text}"
+            return DeniedError(message, hint=fault)
+        if number == errno.ENOENT:
+            return NotFoundError(f"the server has no {self._name}: {text}")
+        return UnavailableError(f"{self._name} does not answer: {text}")
 
     def _compare(self, connection: _Connection) -> None:
         same = connection.size == self.size
@@ -324,17 +361,17 @@ class NbdExport:
                 raise self._error(request.error, f"cannot read {length} bytes at {offset} of")
         return bytes(view[offset - begin : offset - begin + length])
 
-    def _statuses(self, offset: int, length: int) -> list[tuple[int, bool]]:
-        """Lengths from `offset` on, and whether each is zeros."""
+    def _statuses(self, offset: int, length: int, context: str, flag: int) -> list[tuple[int, bool]]:
+        """Lengths from `offset` on, and whether each has the flag of the context."""
         connection = self._connection()
-        if not connection.statuses:
+        if context == CONTEXT and not connection.statuses:
             return [(length, False)]
         found: list[tuple[int, bool]] = []
 
-        def extent(context: str, _offset: int, entries: list[int], _error: Any) -> int:
-            if context == CONTEXT:
+        def extent(told: str, _offset: int, entries: list[int], _error: Any) -> int:
+            if told == context:
                 pairs = zip(entries[::2], entries[1::2], strict=True)
-                found.extend((step, bool(flags & _nbd().STATE_ZERO)) for step, flags in pairs)
+                found.extend((step, bool(flags & flag)) for step, flags in pairs)
             return 0
 
         begin = offset // connection.block * connection.block
@@ -375,12 +412,3 @@ def _nbd() -> Any:
 
 def _start_read(into: memoryview, offset: int, handle: Any) -> int:
     return int(handle.aio_pread(into, offset))
-
-
-def _connect_error(name: str, error: Any) -> LivemountError:
-    text, number = str(error.string), error.errnum
-    if "gnutls" in text or "certificate" in text or "TLS" in text or number in (errno.EPERM, errno.EACCES):
-        return DeniedError(f"{name} cannot be trusted, or does not trust us: {text}")
-    if number == errno.ENOENT:
-        return NotFoundError(f"the server has no {name}: {text}")
-    return UnavailableError(f"{name} does not answer: {text}")

@@ -67,6 +67,11 @@ class Pins:
         self._folder = repository / "livemount"
 
     @property
+    def unfinished(self) -> Path:
+        """Folder of the journals of backups that have not come to their end."""
+        return self._folder / "unfinished"
+
+    @property
     def kept(self) -> bool:
         """Whether copies of ours were ever made in the repository, so that pins mean something in it."""
         return self._folder.is_dir()

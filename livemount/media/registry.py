@@ -1,7 +1,7 @@
 """Opens a source by its URI: the modules in `livemount.media.sources` say which schemes they know.
 
 Adding a source is adding a module there, with `SCHEMES`, a function `open(uri, password_file)` and, when retention may
-remove what it reads, `pin` and `unpin`.
+remove what it reads, `pin` and `unpin`; when it can tell what differs between two snapshots, `changes`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -104,6 +105,14 @@ class PinningModule(Protocol):
         """Let it be removed again."""
 
 
+@runtime_checkable
+class ComparingModule(Protocol):
+    """What a module offers as well, whose sources tell what differs between two of them."""
+
+    def changes(self, before: str, after: str, password_file: Path | None) -> Iterator[tuple[int, int]]:
+        """Offset and length of what differs, in order."""
+
+
 def _names() -> list[str]:
     return [found.name for found in pkgutil.iter_modules(sources.__path__)]
 
@@ -133,6 +142,28 @@ def open_source(uri: str, password_file: Path | None) -> Source:
     `DeniedError` for a wrong password, `CorruptError`, `UnavailableError`.
     """
     return _module(uri).open(uri, password_file)
+
+
+def named(uri: str) -> str:
+    """The URI with a new identity, that no other content has, where it needs one and has none."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("nbd", "nbds", "nbd+unix") or "identity=" in parts.query:
+        return uri
+    return f"{uri}{'&' if parts.query else '?'}identity={secrets.token_hex(16)}"
+
+
+def changes_between(before: str, after: str, password_file: Path | None) -> Iterator[tuple[int, int]]:
+    """Offset and length in bytes of what differs between two sources that are snapshots of one disk, in order.
+
+    Raises `UnsupportedError` for sources that cannot tell, `UsageError` for two that have nothing in common, and what
+    `open_source` raises.
+    """
+    module = _module(after)
+    if module is not _module(before) or not isinstance(module, ComparingModule):
+        raise UnsupportedError(
+            f"what differs between {before} and {after} cannot be told", hint="two ebs:// or two azure:// snapshots can"
+        )
+    return module.changes(before, after, password_file)
 
 
 def pin_source(uri: str, holder: str, reason: str) -> None:

@@ -1,37 +1,55 @@
 """A repository of copies, in restic's format (version 2), in a local folder.
 
-A copy is a snapshot with the tag `livemount`, its host name the machine's name, of two files: `/NAME/disk0.raw` and
-`/NAME/machine.json`. A backup leaves a whole snapshot or none; readers need no lock.
+A copy is a snapshot with the tag `livemount`, its host name the machine's name: `/NAME/disk0.raw`, `/NAME/disk1.raw`
+and so on, and `/NAME/machine.json`. A backup leaves a whole snapshot or none; readers need no lock.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
 import logging
+import os
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pydantic import ConfigDict, Field, ValidationError
 
 from livemount import _native
-from livemount.core.errors import ConflictError, CorruptError, LivemountError, NotFoundError, UsageError
-from livemount.core.machine import Copy, Frozen, MachineDescription, is_name
+from livemount.core.errors import (
+    ConflictError,
+    CorruptError,
+    LivemountError,
+    NotFoundError,
+    UnavailableError,
+    UnsupportedError,
+    UsageError,
+)
+from livemount.core.machine import Copy, CopyDisk, DiskDescription, DiskKind, Frozen, MachineDescription, is_name
 from livemount.core.secrets import read_secret
-from livemount.media.detect import detect_firmware
+from livemount.media.detect import detect, detect_firmware
+from livemount.media.disks import BITMAP, Changes, DiskInput, OpenDisk, disk_file, opened, with_data
 from livemount.media.pins import Lock, Pins
 from livemount.media.registry import SourceUri
 
 log = logging.getLogger(__name__)
 
 TAG = "livemount"
-DISK_FILE = "disk0.raw"
 MACHINE_FILE = "machine.json"
+FILES_FOLDER = "files0"
+EMPTIED = ("proc", "sys", "dev", "run", "tmp")
+"""Folders of a system's root whose content is not of the machine's disk; they themselves are copied."""
 MAX_DESCRIPTION = 1 << 20
 
 KEEP_MARKED = timedelta(hours=23)
 """How long a pack stays after it was marked: longer than any backup by a program that knows nothing of our locks."""
+
+CHECKPOINT = 1 << 30
+"""Bytes of packs after which a backup notes what it has stored: at most so much is read again after a kill."""
 
 Progress = Callable[[int, int], object]
 """Called some ten times a second with the bytes read and the bytes to read; what it raises ends the backup."""
@@ -43,6 +61,39 @@ class Note(Frozen):
     machine: MachineDescription
     size: int = Field(gt=0)
     stored: int = Field(ge=0)
+    disks: tuple[int, ...] = ()
+    """Of each disk what is stored; empty where there is one, in copies of earlier versions."""
+
+
+class Wanted(Frozen):
+    """How a copy is to be made."""
+
+    boot: int = 0
+    """The number of the disk that the machine starts from."""
+    since: str | None = None
+    """The copy that a dirty bitmap begins with, where its name does not tell."""
+    read_all: bool = False
+    """Read all of each disk, also what is known not to have changed."""
+    verify: bool = False
+    """Read all of each disk when the copy is made, and compare."""
+    detect_firmware: bool = False
+    """Whatever the description says."""
+    tags: tuple[str, ...] = ()
+    checkpoint: int = CHECKPOINT
+
+
+PLAIN = Wanted()
+
+
+@dataclass(frozen=True)
+class Made:
+    """A copy that was made, and what it took. Bytes."""
+
+    copy: Copy
+    read: int
+    """Read from the disks, without those of `verify`."""
+    added: int
+    """Added to the repository."""
 
 
 class Pruned(Frozen):
@@ -62,6 +113,16 @@ class Listing:
 
     copies: list[Copy]
     damaged: list[str]
+
+
+@dataclass(frozen=True)
+class State:
+    """Tells whether the copies of a repository may have changed."""
+
+    identity: str
+    """Hex digits: which repository it is, wherever it lies."""
+    snapshots: str
+    """Hex digits: which snapshots it has. A snapshot never changes, it is replaced by one of another name."""
 
 
 class CheckReport(Frozen):
@@ -136,22 +197,190 @@ class Repository:
         description: MachineDescription | None = None,
         progress: Progress | None = None,
     ) -> Copy:
-        """Write a raw image or block device as a copy of the machine `name`.
+        """Write a raw image or block device as a copy of the machine `name`: `make` with one disk."""
+        return self.make([DiskInput(image)], name, description, progress).copy
 
-        Without a description the firmware is detected. A device must not be written to meanwhile: give a snapshot.
+    def make(
+        self,
+        inputs: Sequence[DiskInput],
+        name: str,
+        description: MachineDescription | None = None,
+        progress: Progress | None = None,
+        wanted: Wanted = PLAIN,
+    ) -> Made:
+        """Write a machine's disks as one copy. Its `description` is completed by the disks.
 
-        Raises `UsageError` for what is no disk image, `NotFoundError`, `ConflictError` when the image changed while
-        it was read, `UnavailableError` when it cannot be read, `NoSpaceError`. There is no copy then.
+        Without a description, or where it is asked for, the firmware is detected. A device must not be written to
+        meanwhile: give a snapshot. What an earlier copy is known to have, by a list of changes or because a file is as
+        it was, is not read. A backup that was killed goes on where it was when it is asked for again.
+
+        Raises `UsageError` for what is no disk image, `NotFoundError`, `ConflictError` when an image changed while
+        it was read or a list of changes does not fit, `UnavailableError` when a disk cannot be read, `NoSpaceError`,
+        `CorruptError` when `verify` finds a difference. There is no copy then.
         """
         if not is_name(name):
             raise UsageError(f"{name!r} cannot name a machine", hint="lower-case letters, digits, hyphens; at most 40")
-        if description is None:
-            description = MachineDescription(firmware=detect_firmware(image))
-        text = description.model_dump_json().encode()
+        inputs = list(inputs)
+        if not 0 <= wanted.boot < len(inputs):
+            raise UsageError(f"there is no disk {wanted.boot} to start from: there are {len(inputs)}")
+        progress = progress or (lambda _read, _total: None)
+        with opened(inputs) as disks:
+            described = self._described(inputs, disks, description, wanted)
+            with self.pins.locked(Lock.PACKS, alone=False):
+                disks = [
+                    with_data(self._since(disk, given.changes, name, wanted))
+                    for disk, given in zip(disks, inputs, strict=True)
+                ]
+                with self._journal(name, disks) as journal:
+                    done = self._native.backup(
+                        name,
+                        described.model_dump_json().encode(),
+                        disks,
+                        wanted.tags,
+                        journal,
+                        wanted.checkpoint,
+                        progress,
+                    )
+                    if journal is not None:
+                        journal.unlink()
+                if wanted.verify:
+                    self._verify(done.id, name, disks, progress)
+        log.info("backed up %s@%s: %d bytes read, %d added", name, done.id[:8], done.read, done.added)
+        note = Note(
+            machine=described,
+            size=sum(disk.size for disk in disks),
+            stored=sum(done.stored),
+            disks=tuple(done.stored),
+        )
+        return Made(self._copy(done.id, name, done.time, note), done.read, done.added)
+
+    def make_files(
+        self,
+        root: Path,
+        name: str,
+        description: MachineDescription | None = None,
+        progress: Progress | None = None,
+        tags: Sequence[str] = (),
+    ) -> Made:
+        """Write the files below a folder, of one file system, as a copy: a mount makes a disk of them.
+
+        Files that the last copy has as they are now are not read. Raises what `make` raises: of a file that cannot be
+        read as well.
+        """
+        if not is_name(name):
+            raise UsageError(f"{name!r} cannot name a machine", hint="lower-case letters, digits, hyphens; at most 40")
+        described = description or MachineDescription()
+
+        def describe(size: int) -> bytes:
+            nonlocal described
+            disk = DiskDescription(file=FILES_FOLDER, size=max(size, 1), kind=DiskKind.FILES, boot=True)
+            described = described.model_copy(update={"disks": (disk,), "tags": (*described.tags, *tags)})
+            return described.model_dump_json().encode()
+
         with self.pins.locked(Lock.PACKS, alone=False):
-            done = self._native.backup(image, name, text, progress or (lambda _read, _total: None))
-        log.info("backed up %s as %s@%s: %d bytes added", image, name, done.id[:8], done.added)
-        return self._copy(done.id, name, done.time, Note(machine=description, size=done.size, stored=done.stored))
+            copies = [copy for copy in self.copies(name) if copy.disks[copy.boot].file == FILES_FOLDER]
+            done = self._native.backup_files(
+                root.absolute(),
+                name,
+                list(tags),
+                [Path(folder) for folder in EMPTIED],
+                copies[-1].id if copies else None,
+                describe,
+                progress or (lambda _read, _total: None),
+            )
+        log.info("backed up %s@%s: %d bytes read, %d added", name, done.id[:8], done.read, done.added)
+        stored = tuple(done.stored)
+        note = Note(machine=described, size=described.disks[0].size, stored=sum(stored), disks=stored)
+        return Made(self._copy(done.id, name, done.time, note), done.read, done.added)
+
+    def _described(
+        self, inputs: list[DiskInput], disks: list[OpenDisk], description: MachineDescription | None, wanted: Wanted
+    ) -> MachineDescription:
+        if description is None or wanted.detect_firmware:
+            disk = disks[wanted.boot]
+            firmware = (
+                detect(disk.source.read, disk.size).firmware
+                if disk.source is not None
+                else detect_firmware(Path(inputs[wanted.boot].place))
+            )
+            description = (description or MachineDescription()).model_copy(update={"firmware": firmware})
+        told = tuple(
+            disk.describe(given, boot=number == wanted.boot)
+            for number, (disk, given) in enumerate(zip(disks, inputs, strict=True))
+        )
+        return description.model_copy(update={"disks": told, "tags": (*description.tags, *wanted.tags)})
+
+    def _since(self, disk: OpenDisk, changes: Changes | None, name: str, wanted: Wanted) -> OpenDisk:
+        """The disk with what an earlier copy has of it."""
+        if changes is not None and disk.bitmap:
+            raise UsageError(f"{disk.file} has both a list of changes and a dirty bitmap")
+        if wanted.read_all:
+            return disk
+        if changes is not None:
+            return disk.since(self._base(changes.since, name), changes.ranges)
+        if disk.bitmap:
+            named = BITMAP.fullmatch(disk.bitmap)
+            if named is None and wanted.since is None:
+                raise UsageError(
+                    f"the name of the dirty bitmap {disk.bitmap} does not tell the copy it begins with",
+                    hint="name that copy by --since, or call the bitmap livemount-ID",
+                )
+            base = self._base(named[1] if named else str(wanted.since), name)
+            if named and wanted.since is not None and self._base(wanted.since, name) != base:
+                raise UsageError(f"the dirty bitmap {disk.bitmap} does not begin with {wanted.since}")
+            return disk.since(base, disk.tracked())
+        if not disk.origin:
+            return disk
+        copies = self.copies(name)
+        before = {told.file: told for told in copies[-1].description.disks} if copies else {}
+        same = disk.file in before and before[disk.file].origin == disk.origin
+        return disk.since(copies[-1], ()) if same else disk
+
+    def _base(self, since: str, name: str) -> Copy:
+        """The copy that a list of changes is relative to."""
+        copy = self.find(since if "@" in since or since == name else f"{name}@{since}")
+        if copy.name != name:
+            raise UsageError(f"{since} is no copy of {name}")
+        return copy
+
+    def _verify(self, id: str, name: str, disks: list[OpenDisk], progress: Progress) -> None:
+        """Compare each disk with its copy; one that differs is forgotten."""
+        try:
+            for disk in disks:
+                whole = with_data(replace(disk, base=None))
+                self._native.verify(id, Path("/", name, disk.file), whole, progress)
+        except CorruptError as error:
+            self._native.forget([id])
+            raise CorruptError(
+                f"{error.message}; the copy {name}@{id[:8]} was forgotten",
+                hint="where a list of changes was given, it was not of this disk since that copy: leave it out",
+            ) from error
+
+    @contextlib.contextmanager
+    def _journal(self, name: str, disks: list[OpenDisk]) -> Iterator[Path | None]:
+        """Where to note what is stored of these disks: nowhere when nothing names their content, or in use."""
+        if not all(disk.origin for disk in disks):
+            yield None
+            return
+        facts = [(disk.origin, disk.size) for disk in disks]
+        folder = self.pins.unfinished
+        folder.mkdir(mode=0o700, exist_ok=True)
+        path = folder / hashlib.sha256(repr((name, facts)).encode()).hexdigest()
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Another backup may have come to its end, and removed it, before it was locked.
+                mine = path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())
+            except BlockingIOError:
+                mine = False
+            yield path if mine else None
+        except BaseException:
+            if path.exists() and path.stat().st_size == 0:
+                path.unlink()
+            raise
+        finally:
+            os.close(descriptor)
 
     def listing(self, name: str | None = None) -> Listing:
         """The copies (of one machine), and what is damaged: one bad snapshot does not hide the others."""
@@ -174,27 +403,17 @@ class Repository:
         return listing.copies
 
     def find(self, reference: str) -> Copy:
-        """The copy that `NAME`, `NAME@latest` or `NAME@ID` (the first digits of it) names.
+        """The copy that a reference names; see `choose`."""
+        return choose(self.copies(), reference, str(self.path))
 
-        Raises `NotFoundError` that lists what there is, `ConflictError` when several copies fit.
-        """
-        name, _, which = reference.partition("@")
-        if not is_name(name) or ("@" in reference and not which):
-            raise UsageError(f"{reference!r} names no copy", hint="NAME, NAME@latest or NAME@ID")
-        everything = self.copies()
-        copies = [copy for copy in everything if copy.name == name]
-        if not copies:
-            names = ", ".join(sorted({copy.name for copy in everything})) or "none"
-            raise NotFoundError(f"{self.path} has no copy of {name}", hint=f"machines with copies: {names}")
-        if which in ("", "latest"):
-            return copies[-1]
-        fitting = [copy for copy in copies if copy.id.startswith(which.lower())]
-        if len(fitting) == 1:
-            return fitting[0]
-        listed = ", ".join(f"{copy.id[:12]} of {copy.time:%Y-%m-%d %H:%M:%S}" for copy in fitting or copies)
-        if fitting:
-            raise ConflictError(f"{reference} names {len(fitting)} copies", hint=f"give more digits: {listed}")
-        raise NotFoundError(f"{self.path} has no copy {reference}", hint=f"copies of {name}: {listed}")
+    def state(self) -> State:
+        """What its copies depend on, without reading them: cheap. Raises `UnavailableError` when it is away."""
+        try:
+            config = (self.path / "config").read_bytes()
+            snapshots = sorted(entry.name for entry in (self.path / "snapshots").iterdir())
+        except OSError as error:
+            raise UnavailableError(f"the repository {self.path} cannot be read: {error.strerror}") from error
+        return State(hashlib.sha256(config).hexdigest(), hashlib.sha256("\n".join(snapshots).encode()).hexdigest())
 
     def check(self, read_percent: float = 0) -> CheckReport:
         """Check the structure, and of what copies need this part, in per cent, byte by byte; chosen by chance."""
@@ -232,7 +451,7 @@ class Repository:
         return decisions
 
     def prune(self, *, plan_only: bool = False, max_unused: int = 5, keep_marked: timedelta = KEEP_MARKED) -> Pruned:
-        """Give back the room that no copy needs; running mounts go on, backups wait.
+        """Give back the room that no copy needs, killed backups' as well; running mounts go on, backups wait.
 
         Packs are marked first, and deleted by a prune that finds them marked for `keep_marked`. `max_unused` is the
         part of the repository, in per cent, that may stay unused within packs that are needed.
@@ -241,31 +460,66 @@ class Repository:
         """
         with self.pins.locked(Lock.PACKS, alone=True):
             done = self._native.prune(plan_only, max_unused, int(keep_marked.total_seconds()))
+            if not plan_only:
+                # What they name was marked just now.
+                for journal in self.pins.unfinished.glob("*"):
+                    journal.unlink()
         return Pruned(marked=done.marked, deleted=done.deleted, repacked=done.repacked)
 
-    def digest(self, copy: Copy) -> str:
-        """SHA-256 of the bytes of a copy's disk, in hex; all of it is read."""
-        return self._native.disk(copy.id, _disk_file(copy.name)).digest()
+    def digest(self, copy: Copy, disk: int | None = None) -> str:
+        """SHA-256 of the bytes of a copy's disk (the one it starts from), in hex; all of it is read."""
+        file = copy.disks[copy.boot if disk is None else disk].file
+        if file == FILES_FOLDER:
+            raise UnsupportedError(f"{copy.name}@{copy.id[:8]} is a copy of files: it has no disk to digest")
+        return self._native.disk(copy.id, Path("/", copy.name, file)).digest()
 
     def _note(self, snapshot: _native.Snapshot) -> Note:
         if not is_name(snapshot.hostname):
             raise CorruptError(f"{snapshot.hostname!r} cannot name a machine")
         if snapshot.description is not None:
             try:
-                return Note.model_validate_json(snapshot.description)
+                note = Note.model_validate_json(snapshot.description)
+                if len(note.disks) == len(note.machine.disks):
+                    return note
             except ValidationError:
                 log.info("the description of snapshot %s is not ours", snapshot.id)
         # restic's `tag`, `copy` and `rewrite` drop the description: the file in the snapshot tells the same.
         path = Path("/", snapshot.hostname, MACHINE_FILE)
         text = self._native.read_file(snapshot.id, path, MAX_DESCRIPTION)
-        disk = self._native.disk(snapshot.id, _disk_file(snapshot.hostname))
         try:
             machine = MachineDescription.model_validate_json(text)
         except ValidationError as error:
             raise CorruptError(f"{path} does not describe a machine: {error}") from error
-        return Note(machine=machine, size=disk.size, stored=disk.stored)
+        files = [disk.file for disk in machine.disks] or [disk_file(0)]
+        if any(disk.kind is DiskKind.FILES for disk in machine.disks):
+            sizes = stored = [disk.size for disk in machine.disks]
+        else:
+            disks = [self._native.disk(snapshot.id, Path("/", snapshot.hostname, file)) for file in files]
+            sizes, stored = [disk.size for disk in disks], [disk.stored for disk in disks]
+        return Note(
+            machine=machine,
+            size=sum(sizes),
+            stored=sum(stored),
+            disks=tuple(stored) if machine.disks else (),
+        )
+
+    def _uri(self, snapshot: str, path: str, kind: DiskKind) -> SourceUri:
+        if kind is DiskKind.FILES:
+            return SourceUri("files", self.path, {"snapshot": snapshot, "path": path})
+        return SourceUri("restic", self.path, {"snapshot": snapshot, "file": path})
 
     def _copy(self, id: str, name: str, microseconds: int, note: Note) -> Copy:
+        told = note.machine.disks or (DiskDescription(file=disk_file(0), size=note.size, boot=True),)
+        disks = tuple(
+            CopyDisk(
+                file=disk.file,
+                size=disk.size,
+                stored=stored,
+                boot=disk.boot,
+                source=str(self._uri(id, f"/{name}/{disk.file}", disk.kind)),
+            )
+            for disk, stored in zip(told, note.disks or (note.stored,), strict=True)
+        )
         return Copy(
             id=id,
             name=name,
@@ -273,12 +527,32 @@ class Repository:
             size=note.size,
             stored=note.stored,
             description=note.machine,
-            source=str(SourceUri("restic", self.path, {"snapshot": id, "file": str(_disk_file(name))})),
+            source=next((disk.source for disk in disks if disk.boot), disks[0].source),
+            disks=disks,
         )
 
 
-def _disk_file(name: str) -> Path:
-    return Path("/", name, DISK_FILE)
+def choose(everything: list[Copy], reference: str, place: str) -> Copy:
+    """The copy of the repository `place` that `NAME`, `NAME@latest` or `NAME@ID` (the first digits of it) names.
+
+    Raises `NotFoundError` that lists what there is, `ConflictError` when several copies fit.
+    """
+    name, _, which = reference.partition("@")
+    if not is_name(name) or ("@" in reference and not which):
+        raise UsageError(f"{reference!r} names no copy", hint="NAME, NAME@latest or NAME@ID")
+    copies = [copy for copy in everything if copy.name == name]
+    if not copies:
+        names = ", ".join(sorted({copy.name for copy in everything})) or "none"
+        raise NotFoundError(f"{place} has no copy of {name}", hint=f"machines with copies: {names}")
+    if which in ("", "latest"):
+        return copies[-1]
+    fitting = [copy for copy in copies if copy.id.startswith(which.lower())]
+    if len(fitting) == 1:
+        return fitting[0]
+    listed = ", ".join(f"{copy.id[:12]} of {copy.time:%Y-%m-%d %H:%M:%S}" for copy in fitting or copies)
+    if fitting:
+        raise ConflictError(f"{reference} names {len(fitting)} copies", hint=f"give more digits: {listed}")
+    raise NotFoundError(f"{place} has no copy {reference}", hint=f"copies of {name}: {listed}")
 
 
 def _password(file: Path) -> str:

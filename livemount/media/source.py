@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class Extent(NamedTuple):
@@ -44,3 +44,15 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let go of files and connections. Reads after it raise `UnavailableError`."""
+
+
+@runtime_checkable
+class TracksChanges(Protocol):
+    """What a source offers as well that can tell what was written since some time: `bitmap` names the record of it."""
+
+    @property
+    def bitmap(self) -> str:
+        """The bitmap's name, empty when none was asked for."""
+
+    def changed(self) -> list[tuple[int, int]]:
+        """What was written, as (offset, length), in order."""

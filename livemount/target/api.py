@@ -11,7 +11,7 @@ from livemount.core.machine import Frozen
 
 IQN_PREFIX = "iqn.2026-01.internal.livemount"
 LUN = 1
-"""tgt's LUN 0 is its controller; the disk is LUN 1."""
+"""tgt's LUN 0 is its controller; the first disk is LUN 1, the next LUN 2 and so on."""
 
 
 def target_iqn(mount: str) -> str:
@@ -32,13 +32,21 @@ class Chap(Frozen):
 
 
 class TargetSpec(Frozen):
-    """One target with one disk, for one initiator at one address."""
+    """One target with a machine's disks, for one initiator at one address."""
 
     mount: str
     backing_file: Path
+    """The disk of LUN 1."""
+    further_files: tuple[Path, ...] = ()
+    """The disks of the LUNs after it."""
     initiator_address: str
     """Where the initiator is; a back end that cannot check it leaves that to the host's watch."""
     chap: Chap
+
+    @property
+    def luns(self) -> dict[int, Path]:
+        """The file of each LUN."""
+        return dict(enumerate((self.backing_file, *self.further_files), start=LUN))
 
 
 class Session(Frozen):
@@ -52,13 +60,13 @@ class Target(Protocol):
     """The iSCSI target of this host. Every call is idempotent."""
 
     def create(self, spec: TargetSpec) -> None:
-        """Export the file. A target of the mount that differs (or is half made) is made anew."""
+        """Export the files. A target of the mount that differs (or is half made) is made anew."""
 
     def delete(self, mount: str) -> None:
-        """Close its sessions and take the target away; returns when the backing file is closed."""
+        """Close its sessions and take the target away; returns when the backing files are closed."""
 
     def exists(self, mount: str) -> bool:
-        """Whether the target is there with its LUN online."""
+        """Whether the target is there with its LUNs online."""
 
     def sessions(self, mount: str) -> list[Session]:
         """Who is logged in; empty when there is no such target."""

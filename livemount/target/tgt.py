@@ -1,4 +1,4 @@
-"""The iSCSI target of tgt: one tgtd a host, one target with one LUN a mount.
+"""The iSCSI target of tgt: one tgtd a host, one target a mount, one LUN a disk.
 
 tgtd keeps nothing on disk. After it was restarted, `create` with the recorded specs brings the targets back, and
 initiators that kept trying log in again. `create` and `delete` may be killed at any point and called again: the
@@ -57,7 +57,7 @@ class TgtTarget:
         self._greeted = False
 
     def create(self, spec: TargetSpec) -> None:
-        """Export the file. A target of the mount that differs (or is half made) is made anew.
+        """Export the files. A target of the mount that differs (or is half made) is made anew.
 
         Raises `NotFoundError` when the backing file is not there, `UnavailableError` when tgtd is not.
         """
@@ -74,12 +74,13 @@ class TgtTarget:
                 if shown is not None:
                     self._delete(shown)
                 tid = self._new_target(spec)
-                self._new_lun(tid, spec)
+                for lun, file in spec.luns.items():
+                    self._new_lun(tid, spec, lun, file)
                 self._bind(tid, spec)
             self._made[spec.mount] = spec
 
     def delete(self, mount: str) -> None:
-        """Close its sessions and take the target away; returns when the backing file is closed.
+        """Close its sessions and take the target away; returns when the backing files are closed.
 
         Raises `ConflictError` when a command in flight is not answered within a minute.
         """
@@ -91,9 +92,13 @@ class TgtTarget:
             self._delete_account(mount)
 
     def exists(self, mount: str) -> bool:
-        """Whether the target is there with its LUN online."""
+        """Whether the target is there with its LUNs online."""
         shown = self._find(mount)
-        return shown is not None and bool(shown.acl) and LUN in shown.luns and shown.luns[LUN].usable
+        if shown is None or not shown.acl:
+            return False
+        made = self._made.get(mount)
+        wanted = [LUN] if made is None else list(made.luns)
+        return all(lun in shown.luns and shown.luns[lun].usable for lun in wanted)
 
     def sessions(self, mount: str) -> list[Session]:
         """Who is logged in; empty when there is no such target."""
@@ -136,15 +141,16 @@ class TgtTarget:
             return tid
         raise ConflictError("tgtd has no target number left", hint="unmount some of the mounts")
 
-    def _new_lun(self, tid: int, spec: TargetSpec) -> None:
-        parameters = {"path": str(spec.backing_file), "bstype": "rdwr", "blocksize": "512"}
+    def _new_lun(self, tid: int, spec: TargetSpec, lun: int, file: Path) -> None:
+        parameters = {"path": str(file), "bstype": "rdwr", "blocksize": "512"}
         try:
-            request(self._control, Mode.DEVICE, Operation.NEW, tid=tid, lun=LUN, parameters=parameters)
+            request(self._control, Mode.DEVICE, Operation.NEW, tid=tid, lun=lun, parameters=parameters)
         except TgtError as error:
             raise LivemountError(
-                f"tgtd cannot serve {spec.backing_file}: {error.message}", hint="is the pseudo-disk mounted?"
+                f"tgtd cannot serve {file}: {error.message}", hint="is the pseudo-disk mounted?"
             ) from error
-        identity = hashlib.sha256(spec.mount.encode()).hexdigest()[:16]
+        name = spec.mount if lun == LUN else f"{spec.mount}.{lun}"
+        identity = hashlib.sha256(name.encode()).hexdigest()[:16]
         attributes = {
             # The disk must keep its identity when tgtd is restarted and numbers its targets differently.
             "scsi_id": identity,
@@ -154,7 +160,7 @@ class TgtTarget:
             "thin_provisioning": "1",
             "rotation_rate": "1",
         }
-        request(self._control, Mode.DEVICE, Operation.UPDATE, tid=tid, lun=LUN, parameters=attributes)
+        request(self._control, Mode.DEVICE, Operation.UPDATE, tid=tid, lun=lun, parameters=attributes)
 
     def _bind(self, tid: int, spec: TargetSpec) -> None:
         """Bind the CHAP account, then let the initiator in. Sessions that are open stay."""
@@ -232,19 +238,19 @@ def _check(spec: TargetSpec) -> None:
         ipaddress.ip_address(spec.initiator_address)
     except ValueError as error:
         raise UsageError(f"the initiator address {spec.initiator_address!r} is not an IP address") from error
-    if not spec.backing_file.is_absolute():
-        raise UsageError(f"the backing file {spec.backing_file} is not an absolute path")
-    if not spec.backing_file.is_file():
-        raise NotFoundError(f"the backing file {spec.backing_file} does not exist", hint="is the pseudo-disk mounted?")
-    if not os.access(spec.backing_file, os.W_OK):
-        raise UsageError(f"the backing file {spec.backing_file} cannot be written to")
+    for file in spec.luns.values():
+        if not file.is_absolute():
+            raise UsageError(f"the backing file {file} is not an absolute path")
+        if not file.is_file():
+            raise NotFoundError(f"the backing file {file} does not exist", hint="is the pseudo-disk mounted?")
+        if not os.access(file, os.W_OK):
+            raise UsageError(f"the backing file {file} cannot be written to")
 
 
 def _matches(shown: ShownTarget, spec: TargetSpec) -> bool:
     return (
-        set(shown.luns) == {0, LUN}
-        and shown.luns[LUN].usable
-        and shown.luns[LUN].path == str(spec.backing_file)
+        set(shown.luns) == {0, *spec.luns}
+        and all(shown.luns[lun].usable and shown.luns[lun].path == str(file) for lun, file in spec.luns.items())
         and shown.accounts == [spec.chap.user]
         and shown.acl == [initiator_iqn(spec.mount)]
     )

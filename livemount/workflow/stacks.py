@@ -29,6 +29,7 @@ class PulumiStacks:
         request = MountRequest(
             mount=order.mount,
             source=order.copy_.source,
+            disks=tuple(order.copy_.sources) if len(order.copy_.sources) > 1 else (),
             password_file=order.password_file,
             machine=order.copy_.description,
             prepare=order.prepare,

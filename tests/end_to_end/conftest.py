@@ -12,8 +12,20 @@ import pytest
 
 from demo import leftovers
 from demo.guest import build_guest
+from livemount.core.run import run
 from livemount.core.settings import Settings
 from tests.support.site import Site
+
+DATA_UUID = "7d3c4b52-8a2e-4c53-9d0b-2f3a1c9e5b10"
+
+
+def data_disk(folder: Path) -> Path:
+    """A disk without partitions: a file system with one file."""
+    content, disk = folder / "content", folder / "data.raw"
+    content.mkdir()
+    (content / "hello").write_text("from the second disk\n")
+    run("mke2fs", "-q", "-t", "ext4", "-U", DATA_UUID, "-d", content, disk, "16M")
+    return disk
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +39,9 @@ def site() -> Iterator[Site]:
         image = build_guest(settings.cache / "guests", hostname="web01", cache=settings.cache)
         site.run("repository", "init")
         site.run("backup", str(image), "--name", "web01", "--memory", "768")
-        site.run("backup", str(image), "--name", "web02", "--memory", "768", "--firmware", "uefi")
+        data = data_disk(home)
+        two = [str(data), str(image), "--boot", "1"]
+        site.run("backup", *two, "--name", "web02", "--memory", "768", "--firmware", "uefi")
         site.run("environment", "up")
         yield site
         site.end_all()

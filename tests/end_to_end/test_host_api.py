@@ -65,6 +65,31 @@ def test_a_mounted_copy_is_pinned(clean_site: Site, host: HostClient) -> None:
     assert repository.pins.all() == {}
 
 
+def test_all_disks_of_a_copy_are_exported_and_gone_with_it(clean_site: Site, host: HostClient) -> None:
+    """Of which the second is the one that is prepared and booted."""
+    repository = Repository.open(clean_site.settings.repository_path, clean_site.settings.repository_password)
+    copy = repository.find("web02")
+    given = a_request(clean_site).model_copy(update={"source": copy.source, "disks": tuple(copy.sources)})
+    disk = host.put_pseudo_disk("one", given)
+    assert disk.healthy
+    assert disk.report is not None
+    assert [(each.lun, each.source, each.stats.size) for each in disk.disks] == [
+        (1, copy.sources[0], copy.disks[0].size),
+        (2, copy.sources[1], copy.disks[1].size),
+    ]
+    assert disk.disks[1].stats.private_bytes > disk.disks[0].stats.private_bytes == 0
+    assert disk.size == copy.disks[1].size
+    assert host.put_pseudo_disk("one", given).target_iqn == disk.target_iqn
+    script = (HostPaths(clean_site.paths.host).scripts / f"{ADDRESS}.ipxe").read_text()
+    assert f":::2:{disk.target_iqn} " in script
+    [[*pins]] = repository.pins.all().values()
+    assert len(pins) == 2
+    host.delete_pseudo_disk("one")
+    assert repository.pins.all() == {}
+    with pytest.raises(UsageError, match="not one of the disks"):
+        host.put_pseudo_disk("two", given.model_copy(update={"source": "file:///other"}))
+
+
 def test_put_twice_is_one_mount(clean_site: Site, host: HostClient) -> None:
     request = a_request(clean_site)
     disk = host.put_pseudo_disk("one", request)

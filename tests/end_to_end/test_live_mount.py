@@ -9,14 +9,15 @@ import pytest
 
 from demo import leftovers
 from livemount.media.repository import Repository
+from tests.end_to_end.conftest import DATA_UUID
 from tests.support.site import Site
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.integration, pytest.mark.timeout(1500)]
 
 
-def digest(site: Site, reference: str) -> str:
+def digest(site: Site, reference: str, disk: int = 0) -> str:
     repository = Repository.open(site.settings.repository_path, site.settings.repository_password)
-    return repository.digest(repository.find(reference))
+    return repository.digest(repository.find(reference), disk)
 
 
 def test_bios_guest_lives_through_kills(clean_site: Site) -> None:
@@ -67,12 +68,18 @@ def kill(site: Site, victim: str) -> None:
         site.wait_for_service(victim, pid)
 
 
-def test_uefi_guest_restarts_and_expires(clean_site: Site) -> None:
+def test_uefi_guest_restarts_and_sees_its_other_disk(clean_site: Site) -> None:
+    """Its copy has the disk that it starts from as the second one."""
     site = clean_site
+    before = [digest(site, "web02", disk) for disk in (0, 1)]
     site.run("mount", "web02", "--name", "uefi", "--ttl", "15m", "--boot-timeout", "15m")
     guest = site.console("uefi")
     assert guest.command("test -d /sys/firmware/efi && echo uefi", 60).strip() == "uefi"
-    guest.command("echo kept > /root/kept; sync", 60)
+    guest.command("echo kept > /root/kept", 60)
+    luns = guest.command("ls -d /sys/class/iscsi_session/session*/device/target*/*:*:*:*/block/* | wc -l", 60)
+    assert luns.strip() == "2"
+    guest.command(f"mkdir /data; echo 'UUID={DATA_UUID} /data ext4 _netdev,nofail 0 2' >> /etc/fstab; sync", 60)
+    assert len(site.mount("uefi")["disk"]["disks"]) == 2
 
     # A restart asks for the script again, and what was written is there.
     boot_id = guest.command("cat /proc/sys/kernel/random/boot_id", 60)
@@ -82,7 +89,11 @@ def test_uefi_guest_restarts_and_expires(clean_site: Site) -> None:
     guest.wait_for("root@web01", 600)
     assert guest.command("cat /proc/sys/kernel/random/boot_id", 60) != boot_id
     assert guest.command("cat /root/kept", 60).strip() == "kept"
+    assert guest.command("cat /data/hello", 60).strip() == "from the second disk"
+    assert guest.command("findmnt -n -o TARGET /data; echo new > /data/new; sync", 60).strip() == "/data"
     site.run("unmount", "uefi")
+    site.assert_nothing_left()
+    assert [digest(site, "web02", disk) for disk in (0, 1)] == before
 
 
 def test_a_mount_ends_by_itself(clean_site: Site) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -83,9 +84,11 @@ class Subject:
     """A source under test. What a kind cannot do or suffer it does not list in `can`."""
 
     can: frozenset[str] = frozenset()
-    """Of `holes`, `away`, `hang`, `truncated`, `corrupt`, `denied`."""
+    """Of `holes`, `away`, `hang`, `truncated`, `corrupt`, `denied`, `busy`."""
     most_errors = 100
     """How many failed reads do not take long."""
+    patience = 0.5
+    """Seconds after which a server that says nothing is given up; one that is well answers sooner."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -144,6 +147,14 @@ class Subject:
 
     def damage(self) -> None:
         """Damage what is stored (`corrupt`)."""
+
+    def be_busy(self, busy: bool) -> None:
+        """Let the service say that it has no capacity, or have it again (`busy`)."""
+        raise NotImplementedError
+
+    def refused_as_busy(self) -> int:
+        """How many requests got that answer."""
+        raise NotImplementedError
 
     def spoil_credentials(self) -> None:
         """Take wrong credentials from now on (`denied`)."""
@@ -533,6 +544,12 @@ class HttpSubject(Subject):
     def go_on(self) -> None:
         assert self._server is not None
         self._server.send_signal(signal.SIGCONT)
+
+    def be_busy(self, busy: bool) -> None:
+        (self.folder / "busy").touch() if busy else (self.folder / "busy").unlink()
+
+    def refused_as_busy(self) -> int:
+        return len(re.findall(r'" (?:503|400) ', (self.folder / "access.log").read_text()))
 
     def truncate(self) -> None:
         os.truncate(self.folder / "disk.raw", 3 * MIB)

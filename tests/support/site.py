@@ -25,7 +25,7 @@ class Site:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.paths: EnvironmentPaths = settings.paths()
-        self._environment = {
+        self.environment = {
             **os.environ,
             "LIVEMOUNT_HOME": str(settings.home),
             "LIVEMOUNT_ENVIRONMENT": settings.environment,
@@ -35,7 +35,7 @@ class Site:
         """Start a command of ours."""
         return subprocess.Popen(
             [sys.executable, "-m", "livemount.cli.main", *words],
-            env=self._environment,
+            env=self.environment,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

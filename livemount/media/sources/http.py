@@ -14,7 +14,7 @@ import math
 import re
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -106,6 +106,9 @@ class Version:
 class HttpObject:
     """A `Source` over an object."""
 
+    headers: Mapping[str, str] = {}
+    """Of each request."""
+
     def __init__(self, url: httpx.URL, credentials: Credentials, client: httpx.Client) -> None:
         self._url = url
         self._credentials = credentials
@@ -117,19 +120,23 @@ class HttpObject:
 
     def _first_look(self) -> Version:
         _, version = self._get(0, 1, None)
-        if version.fresh:
-            # Servers make ETags of the time in whole seconds: another change in this one would not be seen.
-            raise UnavailableError(f"{self._name} was changed only now", hint="try again in a few seconds")
         if version.size == 0 or version.size % 512:
             raise UnsupportedError(
                 f"{self._name} is no raw disk image: it has {version.size} bytes, not a multiple of 512"
             )
+        self._must_be_told_apart(version)
+        return version
+
+    def _must_be_told_apart(self, version: Version) -> None:
+        """From those that come after it."""
+        if version.fresh:
+            # Servers make ETags of the time in whole seconds: another change in this one would not be seen.
+            raise UnavailableError(f"{self._name} was changed only now", hint="try again in a few seconds")
         if not (version.strong or version.modified):
             raise UnsupportedError(
                 f"the server of {self._name} does not tell one version of it from another",
                 hint="it must send an ETag that is not weak, or Last-Modified",
             )
-        return version
 
     @property
     def size(self) -> int:
@@ -170,20 +177,25 @@ class HttpObject:
 
     def _get(self, offset: int, length: int, pinned: Version | None) -> tuple[bytes, Version]:
         """A range, and the version of which it is: the pinned one, if any."""
-        import httpx
-
-        headers = {"Range": f"bytes={offset}-{offset + length - 1}", "Accept-Encoding": "identity"}
+        headers = {**self.headers, "Range": f"bytes={offset}-{offset + length - 1}", "Accept-Encoding": "identity"}
         if pinned is not None:
             headers |= pinned.conditions()
         deadline = time.monotonic() + LONGEST_ANSWER
+        with self._told(), self._follow(headers) as answer:
+            if answer.status_code != 206:
+                raise self._refusal(answer.status_code, pinned)
+            version = self._version_of(answer, offset, length)
+            if pinned not in (None, version):
+                raise self._changed()
+            return self._body(answer, length, deadline), version
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn errors of the connection into ours."""
+        import httpx
+
         try:
-            with self._follow(headers) as answer:
-                if answer.status_code != 206:
-                    raise self._refusal(answer.status_code, pinned)
-                version = self._version_of(answer, offset, length)
-                if pinned not in (None, version):
-                    raise self._changed()
-                return self._body(answer, length, deadline), version
+            yield
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
             if isinstance(error.__cause__ or error, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY" in reason:

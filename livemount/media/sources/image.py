@@ -1,5 +1,7 @@
 """A qcow2, vmdk, vhd or vhdx image: `image:///PATH?format=FORMAT&snapshot=NAME&backing=FOLDER:FOLDER`, all optional.
 
+`bitmap=NAME` asks for a dirty bitmap of a qcow2 as well: a backup then reads what it names.
+
 `qemu-nbd` serves it, read-only, to this process alone: one child, without network, told every file of the chain. What
 it then has open is compared with the chain before a byte is believed. The files must not change meanwhile.
 """
@@ -92,11 +94,12 @@ class Files:
 class Server:
     """`qemu-nbd` for one image, started when it is first needed and again when it has died."""
 
-    def __init__(self, layers: list[Layer], files: Files, snapshot: str, password: str | None) -> None:
+    def __init__(self, layers: list[Layer], files: Files, snapshot: str, bitmap: str, password: str | None) -> None:
         self._image = layers[0].file
         self._layers = layers
         self._files = files
         self._snapshot = snapshot
+        self._bitmap = bitmap
         self._password = password
         self._lock = threading.Lock()
         self._child: Child | None = None
@@ -166,6 +169,7 @@ class Server:
         snapshot = self._snapshot.replace(",", ",,")
         words = ["qemu-nbd", "--read-only", "--persistent", f"--shared={2 * CONNECTIONS}", *objects]
         words += [f"--load-snapshot=snapshot.name={snapshot}"] if snapshot else []
+        words += [f"--bitmap={self._bitmap}"] if self._bitmap else []
         try:
             fds = () if secret is None else (secret,)
             # Ours is closed: when the child ends, nobody listens, and who waits for it is told.
@@ -192,6 +196,13 @@ class Server:
             said = self._child.said()
         if self._snapshot and "snapshot" in said:
             return NotFoundError(f"{self._image} has no snapshot {self._snapshot!r}")
+        if self._bitmap and "is not found" in said:
+            return NotFoundError(f"{self._image} has no dirty bitmap {self._bitmap!r}")
+        if self._bitmap and "nconsistent" in said:
+            return CorruptError(
+                f"the dirty bitmap {self._bitmap!r} of {self._image} is not whole: QEMU was killed",
+                hint="make a copy without it, and a new bitmap",
+            )
         return qemu_error(self._image, said)
 
     def _end(self) -> None:
@@ -211,9 +222,10 @@ class Server:
 class Image:
     """A `Source` over an image."""
 
-    def __init__(self, layers: list[Layer], snapshot: str, password: str | None) -> None:
+    def __init__(self, layers: list[Layer], snapshot: str, bitmap: str, password: str | None) -> None:
+        self.bitmap = bitmap
         self._files = Files(layers)
-        self._server = Server(layers, self._files, snapshot, password)
+        self._server = Server(layers, self._files, snapshot, bitmap, password)
         facts = ("image", snapshot, [layer.format for layer in layers], self._files.identity)
         self._identity = hashlib.sha256(repr(facts).encode()).hexdigest()
         try:
@@ -223,7 +235,8 @@ class Image:
                     f"image {layers[0].file}",
                     self._dial,
                     read_error=CorruptError,
-                    inspect=self._server.check_files,
+                    inspect=lambda _: self._server.check_files(),
+                    bitmap=bitmap,
                 )
             except LivemountError as error:
                 raise self._server.reason(error) from error
@@ -258,6 +271,11 @@ class Image:
         self._files.check()
         return self._export.extents(offset, length)
 
+    def changed(self) -> list[tuple[int, int]]:
+        """What the dirty bitmap names."""
+        self._files.check()
+        return self._export.changed()
+
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes."""
         self._export.check(offset, length)
@@ -274,7 +292,7 @@ class Image:
 def open(uri: str, password_file: Path | None) -> Source:
     """Open an image; a password is that of an encrypted qcow2."""
     parsed = SourceUri.parse(uri)
-    format, snapshot, backing = parsed.require(optional=("format", "snapshot", "backing"))
+    format, snapshot, backing, bitmap = parsed.require(optional=("format", "snapshot", "backing", "bitmap"))
     if format == "raw":
         raise UsageError(f"{parsed.path} is raw", hint=f"file://{parsed.path}")
     folders = [Path(folder) for folder in backing.split(":") if folder]
@@ -288,4 +306,6 @@ def open(uri: str, password_file: Path | None) -> Source:
         raise UsageError(f"{uri} has no password")
     if snapshot and layers[0].format != "qcow2":
         raise UnsupportedError(f"an image of the format {layers[0].format} has no snapshots in it")
-    return Image(layers, snapshot, read_secret(password_file) if password_file is not None else None)
+    if bitmap and (layers[0].format != "qcow2" or snapshot):
+        raise UnsupportedError("only a qcow2 image has dirty bitmaps, and its snapshots have none")
+    return Image(layers, snapshot, bitmap, read_secret(password_file) if password_file is not None else None)

@@ -3,6 +3,8 @@
 NBD tells nothing that names a content, so the user does: `identity` is any text, and whoever gives it promises that
 the bytes under it are the same for ever. Recall stores are shared by it: a changed disk needs another one.
 
+`bitmap=NAME` asks for a dirty bitmap of QEMU's as well: a backup then reads what it names.
+
 `nbds` is TLS, by a pre-shared key when there is a password file (one line `USER:HEXKEY`, as of psktool), else by
 certificates: the system's authorities, or `certificates=FOLDER` with `ca-cert.pem` and, where the server asks for
 one, `client-cert.pem` and `client-key.pem`.
@@ -31,8 +33,9 @@ TLS_REQUIRE = 2
 class NbdDisk:
     """A `Source` over an NBD export."""
 
-    def __init__(self, export: NbdExport, identity: str) -> None:
+    def __init__(self, export: NbdExport, identity: str, bitmap: str) -> None:
         self._export = export
+        self.bitmap = bitmap
         facts = ("nbd", identity, export.size, export.sample)
         self._identity = hashlib.sha256(repr(facts).encode()).hexdigest()
 
@@ -55,6 +58,10 @@ class NbdDisk:
         """What the server says is zero."""
         return self._export.extents(offset, length)
 
+    def changed(self) -> list[tuple[int, int]]:
+        """What the dirty bitmap of the running QEMU names."""
+        return self._export.changed()
+
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes."""
         return self._export.read(offset, length)
@@ -74,14 +81,14 @@ def open(uri: str, password_file: Path | None) -> Source:
             hint="add identity=NAME; give another content another name, for blocks are kept by it",
         )
     if unix:
-        identity, socket = parsed.require("identity", "socket")
+        identity, socket, bitmap = parsed.require("identity", "socket", optional=("bitmap",))
         start = _unix(Path(socket))
     elif tls:
-        identity, certificates = parsed.require("identity", optional=("certificates",))
-        start = _with_tls(_tcp(parsed.host, parsed.port or PORT), password_file, certificates)
+        identity, certificates, bitmap = parsed.require("identity", optional=("certificates", "bitmap"))
+        start = with_tls(tcp(parsed.host, parsed.port or PORT), password_file, certificates)
     else:
-        (identity,) = parsed.require("identity")
-        start = _tcp(parsed.host, parsed.port or PORT)
+        identity, bitmap = parsed.require("identity", optional=("bitmap",))
+        start = tcp(parsed.host, parsed.port or PORT)
     if not tls and password_file is not None:
         raise UsageError(f"{uri} has no password", hint="nbds:// takes a pre-shared key")
     name = str(parsed.path)[1:]
@@ -91,7 +98,7 @@ def open(uri: str, password_file: Path | None) -> Source:
         start(handle)
 
     place = f"of {socket}" if unix else f"of {parsed.host}"
-    return NbdDisk(NbdExport(f"NBD export {name!r} {place}", dial), identity)
+    return NbdDisk(NbdExport(f"NBD export {name!r} {place}", dial, bitmap=bitmap), identity, bitmap)
 
 
 def _unix(socket: Path) -> Dial:
@@ -106,12 +113,13 @@ def _unix(socket: Path) -> Dial:
     return start
 
 
-def _tcp(host: str, port: int) -> Dial:
+def tcp(host: str, port: int) -> Dial:
+    """Connects to an address."""
     return lambda handle: handle.aio_connect_tcp(host, str(port))
 
 
-def _with_tls(start: Dial, key_file: Path | None, certificates: str) -> Dial:
-    """Set up TLS, required and verified."""
+def with_tls(start: Dial, key_file: Path | None, certificates: str) -> Dial:
+    """Sets up TLS, required and verified, by a pre-shared key or a folder of certificates, before it connects."""
     user = ""
     if key_file is not None:
         if certificates:

@@ -59,10 +59,10 @@ def open(uri: str, password_file: Path | None) -> Source:
     if password_file is None:
         raise DeniedError(f"{parsed.path} has a password", hint="name the file that holds it")
     repository = Repository.open(parsed.path, read_secret(password_file))
-    return ResticImage(repository.disk(_whole_id(repository, snapshot, parsed.path), Path(file)))
+    return ResticImage(repository.disk(whole_id(repository, snapshot, parsed.path), Path(file)))
 
 
-def _whole_id(repository: Repository, start: str, path: Path) -> str:
+def whole_id(repository: Repository, start: str, path: Path) -> str:
     """The id that begins with these digits: restic itself shows eight of 64."""
     if not re.fullmatch(r"[0-9a-f]{8,63}", start):
         return start
@@ -74,23 +74,32 @@ def _whole_id(repository: Repository, start: str, path: Path) -> str:
     return found[0]
 
 
-def pin(uri: str, holder: str, reason: str) -> None:
-    """Keep the snapshot from being forgotten by us; a repository that we never wrote to stays as it is."""
+def pin_snapshot(repository: Path, snapshot: str, holder: str, reason: str) -> None:
+    """Pin a snapshot; a repository that we never wrote to stays as it is."""
     # Imported late: a worker only reads, and with pydantic it would need half as much memory again.
     from livemount.media.pins import Pins, tolerant_of_read_only
 
+    pins = Pins(repository)
+    if pins.kept:
+        with tolerant_of_read_only(repository):
+            pins.pin(holder, snapshot, reason)
+
+
+def unpin_snapshot(repository: Path, holder: str) -> None:
+    """Take that pin away."""
+    from livemount.media.pins import Pins, tolerant_of_read_only
+
+    with tolerant_of_read_only(repository):
+        Pins(repository).unpin(holder)
+
+
+def pin(uri: str, holder: str, reason: str) -> None:
+    """Keep the snapshot from being forgotten by us."""
     parsed = SourceUri.parse(uri)
     snapshot, _ = parsed.require("snapshot", "file")
-    pins = Pins(parsed.path)
-    if pins.kept:
-        with tolerant_of_read_only(parsed.path):
-            pins.pin(holder, snapshot, reason)
+    pin_snapshot(parsed.path, snapshot, holder, reason)
 
 
 def unpin(uri: str, holder: str) -> None:
     """Let the snapshot be forgotten again."""
-    from livemount.media.pins import Pins, tolerant_of_read_only
-
-    path = SourceUri.parse(uri).path
-    with tolerant_of_read_only(path):
-        Pins(path).unpin(holder)
+    unpin_snapshot(SourceUri.parse(uri).path, holder)

@@ -23,6 +23,7 @@ class PseudoDiskInputs(Inputs):
     """The CA of the host's certificate, for an endpoint of HTTPS."""
     mount: str
     source: str
+    disks: tuple[str, ...] = ()
     password_file: Path | None = None
     address: str
     firmware: Firmware = Firmware.BIOS
@@ -38,6 +39,7 @@ class PseudoDiskInputs(Inputs):
         """What the host is asked for."""
         return PseudoDiskRequest(
             source=self.source,
+            disks=self.disks,
             password_file=self.password_file,
             address=self.address,
             firmware=self.firmware,

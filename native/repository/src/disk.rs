@@ -20,6 +20,7 @@ use crate::backup::CHUNK;
 use crate::crypto::{hash, id_bytes};
 use crate::error::{Error, Kind, Result};
 use crate::index::{BlobKind, Entry, Index};
+use crate::parts::Parts;
 use crate::repository::Repository;
 use crate::workers;
 
@@ -68,44 +69,48 @@ impl Disk {
     pub fn open(repository: Arc<Repository>, snapshot: &Id, path: &Path) -> Result<Self> {
         let file = repository.snapshot(snapshot)?;
         let index = Index::load(&repository)?;
-        let node = repository.file_node(&index, &file, path)?;
+        let mut parts = Parts::find(&repository, &index, &file, path)?;
         let name = format!("{} of snapshot {}", path.display(), &*snapshot.to_hex());
-        let content: Vec<Id> = node.content.unwrap_or_default().into_iter().map(|id| *id).collect();
 
         let mut numbers: HashMap<Id, u32> = HashMap::new();
         let mut blobs = Vec::new();
-        let mut chunks = Vec::with_capacity(content.len());
-        let mut starts = Vec::with_capacity(content.len() + 1);
+        let mut chunks = Vec::new();
+        let mut starts = Vec::new();
         let mut end = 0_u64;
+        let mut size = 0_u64;
         let mut missing = 0_usize;
         let mut hasher = Sha256::new();
-        for id in &content {
-            let number = match numbers.get(id) {
-                Some(number) => *number,
-                None => {
-                    let Some(entry) = index.find(BlobKind::Data, id) else {
-                        missing += 1;
-                        continue;
-                    };
-                    let number = u32::try_from(blobs.len()).expect("fewer than 2^32 chunks");
-                    blobs.push(*entry);
-                    numbers.insert(*id, number);
-                    number
-                }
-            };
-            let length = blobs[number as usize].content;
-            chunks.push(number);
-            starts.push(end);
-            end += u64::from(length);
-            hasher.update(length.to_le_bytes());
-            hasher.update(id_bytes(id));
+        for part in 0..parts.len() {
+            let content = parts.load(&repository, &index, part)?;
+            size = size.saturating_add(content.size);
+            for id in &content.chunks {
+                let number = match numbers.get(id) {
+                    Some(number) => *number,
+                    None => {
+                        let Some(entry) = index.find(BlobKind::Data, id) else {
+                            missing += 1;
+                            continue;
+                        };
+                        let number = u32::try_from(blobs.len()).expect("fewer than 2^32 chunks");
+                        blobs.push(*entry);
+                        numbers.insert(*id, number);
+                        number
+                    }
+                };
+                let length = blobs[number as usize].content;
+                chunks.push(number);
+                starts.push(end);
+                end += u64::from(length);
+                hasher.update(length.to_le_bytes());
+                hasher.update(id_bytes(id));
+            }
         }
         starts.push(end);
         if missing > 0 {
             return Err(index.missing(&format!("{missing} chunks of {name}")));
         }
-        if node.meta.size != end {
-            return Err(Error::corrupt(format!("{name} should have {} bytes, its chunks have {end}", node.meta.size)));
+        if size != end {
+            return Err(Error::corrupt(format!("{name} should have {size} bytes, its chunks have {end}")));
         }
         if end == 0 || !end.is_multiple_of(512) {
             return Err(Error::new(
@@ -141,6 +146,27 @@ impl Disk {
             stored,
             cache: Cache::with_weighter(CACHE_ITEMS, CACHE, Weight),
         })
+    }
+
+    /// Chunks one after the other, by their numbers in `blobs`, whose entries name packs by number.
+    pub fn of_chunks(repository: Arc<Repository>, packs: Vec<Id>, blobs: Vec<Entry>, chunks: Vec<u32>) -> Self {
+        let mut end = 0;
+        let mut starts = Vec::with_capacity(chunks.len() + 1);
+        for number in &chunks {
+            starts.push(end);
+            end += u64::from(blobs[*number as usize].content);
+        }
+        starts.push(end);
+        Self {
+            repository,
+            places: RwLock::new(Places { packs, blobs }),
+            chunks,
+            starts,
+            identity: String::new(),
+            chunk_size: FOREIGN_CHUNK,
+            stored: end,
+            cache: Cache::with_weighter(CACHE_ITEMS, CACHE, Weight),
+        }
     }
 
     pub fn size(&self) -> u64 {
@@ -301,7 +327,10 @@ impl Disk {
 pub fn read_small(repository: &Repository, snapshot: &Id, path: &Path, limit: u64) -> Result<Vec<u8>> {
     let file = repository.snapshot(snapshot)?;
     let index = Index::load(repository)?;
-    let node = repository.file_node(&index, &file, path)?;
+    let node = repository.node(&index, &file, path)?;
+    if !node.is_file() {
+        return Err(Error::new(Kind::NotFound, format!("{} is no file", path.display())));
+    }
     if node.meta.size > limit {
         return Err(Error::corrupt(format!(
             "{} of snapshot {} has {} bytes, more than the {limit} that are allowed",

@@ -103,6 +103,28 @@ impl fmt::Display for Error {
 
 impl StdError for Error {}
 
+/// What Python raised while it was called from here: a `LivemountError` stays what it is.
+impl From<PyErr> for Error {
+    fn from(error: PyErr) -> Self {
+        Python::attach(|py| {
+            let value = error.value(py);
+            let text = |name: &str| value.getattr(name).ok()?.extract::<String>().ok();
+            let kind = match value.getattr("exit_code").ok().and_then(|code| code.extract::<i32>().ok()) {
+                Some(2) => Kind::Usage,
+                Some(3) => Kind::NotFound,
+                Some(4) => Kind::Conflict,
+                Some(5) => Kind::Unavailable,
+                Some(6) => Kind::NoSpace,
+                Some(7) => Kind::Denied,
+                Some(8) => Kind::Unsupported,
+                Some(9) => Kind::Corrupt,
+                _ => Kind::Internal,
+            };
+            Self { kind, message: text("message").unwrap_or_else(|| error.to_string()), hint: text("hint") }
+        })
+    }
+}
+
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
         Python::attach(|py| {

@@ -1,5 +1,6 @@
 //! The classes that Python sees. Every call lets go of the GIL while it works.
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,19 +9,106 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::backup::{self, Written};
+use crate::backup::{self, DiskOrder, Order, Written};
 use crate::disk::{Disk, parse_id, read_small};
 use crate::error::{Error, Kind, Result};
+use crate::files::backup::Order as FilesOrder;
+use crate::files::python::{PyFileTree, PyFilesDisk};
+use crate::input::{Image, Input};
 use crate::repository::Repository;
 use crate::retention::{Pruned, Verdict};
 
 /// A panic is an error of the one request.
-fn contained<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub fn contained<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(Error::panicked(&*payload)))
 }
 
 fn parse_ids(texts: &[String]) -> Result<Vec<rustic_core::Id>> {
     texts.iter().map(|text| parse_id(text)).collect()
+}
+
+fn tell(progress: &Py<PyAny>, read: u64, total: u64) -> PyResult<()> {
+    Python::attach(|py| {
+        py.check_signals()?;
+        progress.call1(py, (read, total)).map(drop)
+    })
+}
+
+/// A disk to back up: an object with these attributes. It is read from `path`, else by calling `read`.
+#[derive(FromPyObject)]
+struct PyDiskOrder {
+    file: String,
+    path: Option<PathBuf>,
+    read: Option<Py<PyAny>>,
+    size: u64,
+    data: Vec<(u64, u64)>,
+    base: Option<(String, PathBuf)>,
+    changed: Vec<(u64, u64)>,
+}
+
+impl PyDiskOrder {
+    fn order<'a>(self) -> Result<DiskOrder<'a>> {
+        let input: Box<dyn Input> = match (self.path, self.read) {
+            (Some(path), _) => Box::new(Image::open(&path)?),
+            (None, Some(read)) => Box::new(PySource { read, size: self.size, data: ranges(self.data) }),
+            (None, None) => return Err(Error::new(Kind::Internal, "a disk has neither path nor source")),
+        };
+        if input.size() != self.size {
+            return Err(Error::new(Kind::Conflict, format!("{} has changed its size", self.file)));
+        }
+        let base = match self.base {
+            None => None,
+            Some((snapshot, file)) => Some((parse_id(&snapshot)?, file)),
+        };
+        Ok(DiskOrder { file: self.file, input, base, changed: ranges(self.changed) })
+    }
+}
+
+fn ranges(pairs: Vec<(u64, u64)>) -> Vec<Range<u64>> {
+    pairs.into_iter().map(|(offset, length)| offset..offset.saturating_add(length)).collect()
+}
+
+/// A `livemount.media.source.Source`.
+struct PySource {
+    read: Py<PyAny>,
+    size: u64,
+    data: Vec<Range<u64>>,
+}
+
+impl Input for PySource {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn time(&self) -> Option<jiff::Timestamp> {
+        None
+    }
+
+    /// Most of the time of a read is waiting.
+    fn threads(&self) -> usize {
+        16
+    }
+
+    fn data(&self) -> Result<Vec<Range<u64>>> {
+        Ok(self.data.clone())
+    }
+
+    fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        Python::attach(|py| {
+            let answer = self.read.call1(py, (offset, buffer.len()))?;
+            let content = answer.extract::<&[u8]>(py).map_err(PyErr::from)?;
+            if content.len() != buffer.len() {
+                return Err(Error::new(Kind::Internal, "a source gave another number of bytes than asked for"));
+            }
+            buffer.copy_from_slice(content);
+            Ok(())
+        })
+    }
+
+    /// Each source looks at itself when it is read.
+    fn check_unchanged(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// A snapshot as the repository lists it.
@@ -40,8 +128,9 @@ pub struct PySnapshot {
 pub struct PyBackupResult {
     id: String,
     time: i64,
-    size: u64,
-    stored: u64,
+    /// Of each disk.
+    stored: Vec<u64>,
+    read: u64,
     added: u64,
 }
 
@@ -88,40 +177,106 @@ impl PyRepository {
         Ok((good, found.bad.into_iter().map(|error| error.message).collect()))
     }
 
-    /// Write an image as a copy. `progress(read, total)` is called some ten times a second and may raise.
+    /// Write disks as a copy. `progress(read, total)` is called some ten times a second and may raise.
+    #[expect(clippy::too_many_arguments, reason = "each has its name in Python")]
     fn backup(
         &self,
         py: Python<'_>,
-        image: PathBuf,
         name: &str,
         description: &[u8],
+        disks: Vec<PyDiskOrder>,
+        tags: Vec<String>,
+        journal: Option<PathBuf>,
+        checkpoint: u64,
         progress: &Bound<'_, PyAny>,
     ) -> PyResult<PyBackupResult> {
         let progress = progress.clone().unbind();
         let repository = &self.0;
         let written: Written = py.detach(|| {
             catch_unwind(AssertUnwindSafe(|| {
-                backup::backup(repository, &image, name, description, |read, total| {
-                    Python::attach(|py| {
-                        py.check_signals()?;
-                        progress.call1(py, (read, total)).map(drop)
-                    })
-                })
+                let disks = disks.into_iter().map(PyDiskOrder::order).collect::<Result<_>>()?;
+                let order = Order { name, description, tags: &tags, disks, journal: journal.as_deref(), checkpoint };
+                backup::backup(repository, &order, |read, total| tell(&progress, read, total))
             }))
             .unwrap_or_else(|payload| Err(Error::panicked(&*payload).into()))
         })?;
         Ok(PyBackupResult {
             id: written.snapshot.to_hex().to_string(),
             time: written.time.timestamp().as_microsecond(),
-            size: written.size,
             stored: written.stored,
+            read: written.read,
             added: written.added,
+        })
+    }
+
+    /// Compare a disk with its copy in a snapshot.
+    fn verify(
+        &self,
+        py: Python<'_>,
+        snapshot: &str,
+        file: PathBuf,
+        disk: PyDiskOrder,
+        progress: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let progress = progress.clone().unbind();
+        py.detach(|| {
+            catch_unwind(AssertUnwindSafe(|| {
+                let copy = Disk::open(Arc::clone(&self.0), &parse_id(snapshot)?, &file)?;
+                let order = disk.order()?;
+                backup::verify(&copy, &*order.input, |read, total| tell(&progress, read, total))
+            }))
+            .unwrap_or_else(|payload| Err(Error::panicked(&*payload).into()))
         })
     }
 
     fn disk(&self, py: Python<'_>, snapshot: &str, file: PathBuf) -> PyResult<PyDisk> {
         let disk = py.detach(|| contained(|| Disk::open(Arc::clone(&self.0), &parse_id(snapshot)?, &file)))?;
         Ok(PyDisk { disk, closed: AtomicBool::new(false) })
+    }
+
+    /// Write a tree of files as a copy. `describe(bytes)` returns the machine's description, `progress` is as of `backup`.
+    #[allow(clippy::too_many_arguments)]
+    fn backup_files(
+        &self,
+        py: Python<'_>,
+        root: PathBuf,
+        name: &str,
+        tags: Vec<String>,
+        emptied: Vec<PathBuf>,
+        since: Option<&str>,
+        describe: &Bound<'_, PyAny>,
+        progress: &Bound<'_, PyAny>,
+    ) -> PyResult<PyBackupResult> {
+        let (describe, progress) = (describe.clone().unbind(), progress.clone().unbind());
+        let since = since.map(parse_id).transpose()?;
+        let order = FilesOrder { root: &root, name, tags: &tags, emptied: emptied.into_iter().collect(), since };
+        let written = py.detach(|| {
+            catch_unwind(AssertUnwindSafe(|| {
+                crate::files::backup::backup(
+                    &self.0,
+                    &order,
+                    |bytes| Python::attach(|py| describe.call1(py, (bytes,))?.extract::<Vec<u8>>(py)),
+                    |read, total| {
+                        Python::attach(|py| {
+                            py.check_signals()?;
+                            progress.call1(py, (read, total)).map(drop)
+                        })
+                    },
+                )
+            }))
+            .unwrap_or_else(|payload| Err(Error::panicked(&*payload).into()))
+        })?;
+        Ok(PyBackupResult {
+            id: written.snapshot.to_hex().to_string(),
+            time: written.time.timestamp().as_microsecond(),
+            stored: vec![written.stored],
+            read: written.read,
+            added: written.added,
+        })
+    }
+
+    fn file_tree(&self, py: Python<'_>, snapshot: &str, path: PathBuf) -> PyResult<PyFileTree> {
+        Ok(py.detach(|| contained(|| PyFileTree::open(Arc::clone(&self.0), &parse_id(snapshot)?, &path)))?)
     }
 
     /// A file of at most `limit` bytes.
@@ -235,5 +390,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyBackupResult>()?;
     module.add_class::<PyPruned>()?;
     module.add_class::<PyRepository>()?;
+    module.add_class::<PyFileTree>()?;
+    module.add_class::<PyFilesDisk>()?;
     module.add_class::<PyDisk>()
 }

@@ -4,7 +4,7 @@ use std::path::{Component, Path};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rustic_core::repofile::{Node, SnapshotFile, Tree};
+use rustic_core::repofile::{Metadata, Node, NodeType, SnapshotFile, Tree};
 use rustic_core::{
     CheckOptions, ConfigOptions, Credentials, FileType, Id, KeyOptions, OpenStatus, ReadSubsetOption,
     RepositoryBackends, RepositoryOptions,
@@ -183,8 +183,8 @@ impl Repository {
         self.read_json(FileType::Snapshot, id)
     }
 
-    /// The node of a regular file in a snapshot.
-    pub fn file_node(&self, index: &Index, snapshot: &SnapshotFile, path: &Path) -> Result<Node> {
+    /// What a path of a snapshot names.
+    pub fn node(&self, index: &Index, snapshot: &SnapshotFile, path: &Path) -> Result<Node> {
         let absent = || {
             Error::new(
                 Kind::NotFound,
@@ -201,14 +201,31 @@ impl Repository {
                 .find(|node| Component::Normal(&node.name()) == name)
                 .ok_or_else(absent)?;
             if names.peek().is_none() {
-                return if node.is_file() { Ok(node) } else { Err(absent()) };
+                return Ok(node);
             }
             tree = *node.subtree.ok_or_else(absent)?;
         }
         Err(absent())
     }
 
-    fn tree(&self, index: &Index, id: &Id) -> Result<Tree> {
+    /// The entries of a folder of a snapshot, by their id, and what is known of it; of the snapshot's root nothing is.
+    pub fn folder(&self, index: &Index, snapshot: &SnapshotFile, path: &Path) -> Result<(Id, Option<Metadata>)> {
+        let absent = || {
+            let time = snapshot.time.timestamp();
+            Error::new(Kind::NotFound, format!("the snapshot of {time} has no folder {}", path.display()))
+        };
+        let mut found = (*snapshot.tree, None);
+        for name in path.components().filter(|component| *component != Component::RootDir) {
+            let nodes = self.tree(index, &found.0)?.nodes;
+            let node = nodes.into_iter().find(|node| Component::Normal(&node.name()) == name).ok_or_else(absent)?;
+            let tree = node.subtree.filter(|_| matches!(node.node_type, NodeType::Dir)).ok_or_else(absent)?;
+            found = (*tree, Some(node.meta));
+        }
+        Ok(found)
+    }
+
+    /// The entries of a folder.
+    pub fn tree(&self, index: &Index, id: &Id) -> Result<Tree> {
         let name = format!("the tree {}", &*id.to_hex());
         let entry = index.find(BlobKind::Tree, id).ok_or_else(|| index.missing(&name))?;
         let text = self.read_blob(&index.packs[entry.pack as usize], entry)?;

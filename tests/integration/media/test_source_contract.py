@@ -19,8 +19,9 @@ from livemount.core.errors import (
     UnavailableError,
     UsageError,
 )
-from livemount.media import Source, nbd_export, open_source
-from livemount.media.sources import http
+from livemount.media import Source, aws, nbd_export, open_source
+from livemount.media.sources import azure, http
+from tests.support.agents import AgentSubject
 from tests.support.foreign import (
     MIB,
     BorgSubject,
@@ -35,6 +36,8 @@ from tests.support.foreign import (
     ResticSubject,
     Subject,
 )
+from tests.support.foreign_clouds import AzureBlockSubject, AzureSubject, EbsSubject, S3Subject, end_stand_ins
+from tests.support.foreign_files import FilesSubject
 from tests.support.foreign_images import (
     Qcow2ChainSubject,
     Qcow2Subject,
@@ -43,6 +46,7 @@ from tests.support.foreign_images import (
     VmdkSplitSubject,
     VmdkSubject,
 )
+from tests.support.foreign_lvm import LvsStandInSubject
 
 pytestmark = pytest.mark.integration
 
@@ -50,6 +54,7 @@ SUBJECTS: dict[str, type[Subject]] = {
     "file": FileSubject,
     "restic": ResticSubject,
     "restic-foreign": ForeignResticSubject,
+    "files": FilesSubject,
     "nbd": NbdSubject,
     "nbd-unix": NbdUnixSubject,
     "nbds-psk": NbdPskSubject,
@@ -63,7 +68,20 @@ SUBJECTS: dict[str, type[Subject]] = {
     "vmdk-split": VmdkSplitSubject,
     "vhd": VhdSubject,
     "vhdx": VhdxSubject,
+    "agent": AgentSubject,
+    "lvm-lvs-stand-in": LvsStandInSubject,
+    "s3-moto": S3Subject,
+    "ebs-moto": EbsSubject,
+    "azure-pages-azurite": AzureSubject,
+    "azure-blocks-azurite": AzureBlockSubject,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stand_ins() -> Iterator[None]:
+    """Those that subjects share end with the module."""
+    yield
+    end_stand_ins()
 
 
 @pytest.fixture
@@ -78,12 +96,12 @@ def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that says nothing is given up soon."""
-    monkeypatch.setattr(nbd_export, "PATIENCE", 0.5)
-    monkeypatch.setattr(nbd_export, "CONNECT_PATIENCE", 0.5)
-    monkeypatch.setattr(http, "CONNECT_PATIENCE", 0.5)
-    monkeypatch.setattr(http, "PATIENCE", 0.5)
+    for module in (nbd_export, http, aws):
+        monkeypatch.setattr(module, "PATIENCE", subject.patience)
+        monkeypatch.setattr(module, "CONNECT_PATIENCE", subject.patience)
+    monkeypatch.setattr(aws, "ATTEMPTS", 1)
 
 
 def each(what: str = "") -> pytest.MarkDecorator:
@@ -266,6 +284,30 @@ def test_a_source_that_says_nothing_is_unavailable(subject: Subject, impatient: 
         except UnavailableError:
             assert time.monotonic() < deadline
             time.sleep(0.05)
+    source.close()
+
+
+@each("busy")
+def test_a_source_that_is_too_busy_is_asked_again(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aws, "ATTEMPTS", 1)  # so that a second request is ours, not botocore's
+    source, content = subject.open(), subject.content
+    subject.be_busy(True)
+    found: list[bytes] = []
+    reader = threading.Thread(target=lambda: found.append(source.read(0, 4096)))
+    reader.start()
+    deadline = time.monotonic() + 30
+    while subject.refused_as_busy() < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert found == []
+    subject.be_busy(False)
+    reader.join()
+    assert found == [content[:4096]]
+    monkeypatch.setattr(aws, "THROTTLED_PATIENCE", 0.0)
+    monkeypatch.setattr(azure, "THROTTLED_PATIENCE", 0.0)
+    subject.be_busy(True)
+    with pytest.raises(UnavailableError):
+        source.read(0, 4096)
     source.close()
 
 

@@ -21,8 +21,8 @@ def record(**changes: object) -> Record:
 
 def test_the_driver_holds_io_as_long_as_the_request_says(tmp_path: Path) -> None:
     records = Records(tmp_path / "mounts", tmp_path / "recall")
-    assert records.disk_spec("web01", record().request).hold_seconds == 20
-    assert records.disk_spec("web01", record(hold_seconds=0).request).hold_seconds == 0
+    assert records.disk_specs("web01", record().request)[0].hold_seconds == 20
+    assert records.disk_specs("web01", record(hold_seconds=0).request)[0].hold_seconds == 0
 
 
 @pytest.mark.parametrize("seconds", [-0.1, 3601])

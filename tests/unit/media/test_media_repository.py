@@ -129,7 +129,9 @@ def test_the_copy_tells_what_it_is(repository: Repository, image: Path, password
     assert copy.size == 8 * CHUNK
     assert copy.stored == 2 * CHUNK
     assert repository.copies() == [copy]
-    assert Repository.open(repository.path, password).find("web01").description == description
+    told = Repository.open(repository.path, password).find("web01").description
+    assert told.model_copy(update={"disks": ()}) == description
+    assert [(disk.file, disk.size, disk.boot) for disk in told.disks] == [("disk0.raw", 8 * CHUNK, True)]
     assert list(open_source(copy.source, password).extents(CHUNK // 2, 8 * CHUNK - CHUNK // 2)) == [
         Extent(CHUNK // 2, CHUNK // 2, hole=False),
         Extent(CHUNK, 4 * CHUNK, hole=True),
@@ -145,7 +147,9 @@ def test_a_second_copy_stores_next_to_nothing_and_has_the_same_identity(
     before = packed(repository.path)
     assert before > CHUNK
     second = repository.backup(image, "web01")
-    assert packed(repository.path) == before
+    # The description at most: it tells what names the image's content, once that is older than a moment.
+    assert packed(repository.path) - before < 4096
+    before = packed(repository.path)
     assert second.id != first.id
     assert open_source(first.source, password).identity == open_source(second.source, password).identity
     with image.open("r+b") as file:

@@ -90,6 +90,7 @@ DISK = {
     "tokenFile": "/secrets/token",
     "mount": "web01",
     "source": "restic:/repository?snapshot=1",
+    "disks": [],
     "address": "10.77.0.10",
     "firmware": "bios",
     "prepare": True,

@@ -1,0 +1,1 @@
+"""Alembic's migrations of the catalog: one file a version of the schema."""

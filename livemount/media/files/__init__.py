@@ -1,0 +1,1 @@
+"""File-level copies: a tree of files in a snapshot, presented as a disk that boots."""

@@ -1,0 +1,117 @@
+"""Several processes use one catalog at once, on SQLite and on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+from collections.abc import Iterator
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from livemount.catalog import tables
+from livemount.catalog.api import known_copies, open_catalog, rebuild
+from livemount.catalog.catalog import JobKind, Outcome
+from livemount.catalog.database import Database, database_url
+from livemount.core.errors import DeniedError, UnavailableError
+from livemount.core.secrets import write_secret
+from livemount.core.settings import Settings
+from livemount.media.repository import Repository, Rules
+from tests.support.postgres import postgres_server
+
+pytestmark = pytest.mark.integration
+
+WRITERS = 3
+ROUNDS = 3
+CONTEXT = multiprocessing.get_context("spawn")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with postgres_server("horse staple") as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    write_secret(tmp_path / "repository-password", "correct horse")
+    if request.param == "sqlite":
+        chosen = Settings(home=tmp_path)
+    else:
+        url = request.getfixturevalue("server")
+        engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:").replace("@", ":horse staple@", 1))
+        with engine.begin() as connection:
+            connection.execute(sa.text("DROP SCHEMA public CASCADE"))
+            connection.execute(sa.text("CREATE SCHEMA public"))
+        engine.dispose()
+        write_secret(tmp_path / "catalog-password", "horse staple")
+        chosen = Settings(home=tmp_path, catalog=url, catalog_password_file=tmp_path / "catalog-password")
+    Repository.init(chosen.repository_path, chosen.repository_password)
+    return chosen
+
+
+def fail(text: str) -> None:
+    raise AssertionError(f"warned: {text}")
+
+
+def write(chosen: Settings, number: int, start: Barrier) -> None:
+    """One process: makes and forgets copies, looks at them, notes jobs; they all open the new catalog at once."""
+    repository = Repository.open(chosen.repository_path, chosen.repository_password)
+    disk = chosen.home / f"{number}.raw"
+    start.wait(60)
+    for turn in range(ROUNDS):
+        disk.write_bytes(random.Random(number * 100 + turn).randbytes(16 << 10))
+        copy = repository.backup(disk, f"m{number}")
+        assert known_copies(chosen, repository, fail, f"m{number}")[-1] == copy
+        if turn % 3 == 2:
+            repository.forget(Rules(keep_last=1), f"m{number}")
+            assert known_copies(chosen, repository, fail, f"m{number}") == [copy]
+        with open_catalog(chosen) as catalog:
+            job = catalog.begin(JobKind.BACKUP, str(repository.path), machine=copy.name)
+            catalog.end(job.id, Outcome.DONE, copy_id=copy.id)
+
+
+def test_writers_at_once(place: Settings) -> None:
+    start = CONTEXT.Barrier(WRITERS)
+    writers = [CONTEXT.Process(target=write, args=(place, number, start)) for number in range(WRITERS)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(120)
+    codes = [writer.exitcode for writer in writers]
+    for writer in writers:
+        writer.kill()
+    assert codes == [0] * WRITERS
+    repository = Repository.open(place.repository_path, place.repository_password)
+    assert known_copies(place, repository, fail) == repository.copies() == rebuild(place, repository, fail).copies
+    with open_catalog(place) as catalog:
+        jobs = catalog.jobs()
+    assert len(jobs) == WRITERS * ROUNDS
+    assert all(job.outcome is Outcome.DONE and job.ended and job.ended >= job.started for job in jobs)
+
+
+def test_the_tables_are_as_the_migrations_leave_them_on_postgresql(server: str, tmp_path: Path) -> None:
+    write_secret(tmp_path / "password", "horse staple")
+    database = Database(database_url(server, tmp_path / "password"))
+    with database.reading() as connection:
+        found = sa.inspect(connection)
+        for table in tables.metadata.sorted_tables:
+            assert {column["name"] for column in found.get_columns(table.name)} == set(table.columns.keys())
+    database.close()
+
+
+def test_a_wrong_password_and_a_server_that_is_away_are_told(server: str, tmp_path: Path) -> None:
+    write_secret(tmp_path / "password", "wrong")
+    with (
+        pytest.raises(DeniedError) as denied,
+        open_catalog(Settings(home=tmp_path, catalog=server, catalog_password_file=tmp_path / "password")),
+    ):
+        pass
+    assert "wrong" not in str(denied.value)
+    with (
+        pytest.raises(UnavailableError),
+        open_catalog(Settings(home=tmp_path, catalog=f"postgresql://postgres@/postgres?host={tmp_path}")),
+    ):
+        pass
