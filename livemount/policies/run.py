@@ -7,6 +7,7 @@ from pathlib import Path
 from livemount.catalog.api import Warn, recorded
 from livemount.catalog.catalog import JobKind
 from livemount.core.settings import Settings
+from livemount.guest.system import described
 from livemount.media.disks import DiskInput
 from livemount.media.repository import Made, Progress, Repository, Wanted
 from livemount.policies.policy import Policy
@@ -18,6 +19,7 @@ def back_up(settings: Settings, policy: Policy, warn: Warn, progress: Progress |
         repository = Repository.open(settings.repository_path, settings.repository_password)
         machine = policy.description.machine()
         if policy.files is not None:
+            machine = described(machine, Path(policy.files))
             made = repository.make_files(Path(policy.files), policy.machine, machine, progress, policy.tags)
         else:
             wanted = Wanted(
@@ -29,6 +31,7 @@ def back_up(settings: Settings, policy: Policy, warn: Warn, progress: Progress |
                 tags=policy.tags,
             )
             inputs = [_input(place, policy.password_file) for place in policy.disks]
+            machine = described(machine, inputs[policy.boot].place)
             made = repository.make(inputs, policy.machine, machine, progress, wanted)
         job.reason, job.bytes, job.copy_id = f"{policy.machine}@{made.copy.id[:8]}", made.added, made.copy.id
     return made
