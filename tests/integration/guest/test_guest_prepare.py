@@ -357,12 +357,12 @@ def test_a_killed_preparation_leaves_nothing(disk: Path, tools: GuestTools, tmp_
         assert worker.stdin
         worker.stdin.write(json.dumps(job))
         worker.stdin.close()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not run("losetup", "--associated", disk).stdout:
             assert worker.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < deadline
         worker.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while run("losetup", "--associated", disk).stdout:
         assert time.monotonic() < deadline, "the loop device stays"
         time.sleep(0.05)
