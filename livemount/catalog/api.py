@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -74,7 +75,13 @@ class Ending:
 
 @contextmanager
 def recorded(
-    settings: Settings, kind: JobKind, warn: Warn | None, machine: str | None = None, policy: str | None = None
+    settings: Settings,
+    kind: JobKind,
+    warn: Warn | None,
+    machine: str | None = None,
+    policy: str | None = None,
+    due: datetime | None = None,
+    id: str | None = None,
 ) -> Iterator[Ending]:
     """Note in the catalog how a job begins and ends; a catalog that cannot be used only leads to a warning.
 
@@ -82,7 +89,11 @@ def recorded(
     """
     ending = Ending()
     place = str(settings.repository_path)
-    job = _noted(warn, settings, lambda catalog: catalog.begin(kind, place, machine=machine, policy=policy))
+    job = _noted(
+        warn,
+        settings,
+        lambda catalog: catalog.begin(kind, place, id=id, machine=machine, policy=policy, due=due),
+    )
     try:
         yield ending
     except BaseException as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 from livemount.core.settings import Settings
 from livemount.manager.service import serve
@@ -13,7 +14,8 @@ def main() -> None:
     """Serve until the process is told to end."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings()
-    serve(settings.paths(), PulumiStacks(settings))
+    serve(settings, PulumiStacks(settings))
+    os._exit(0)  # not waiting for what runs: a backup may take hours
 
 
 if __name__ == "__main__":

@@ -15,13 +15,15 @@ from livemount.catalog.api import open_catalog
 from livemount.catalog.catalog import Catalog, JobKind, Outcome
 from livemount.catalog.database import Database, database_url, upgrade
 from livemount.cli.main import app
-from livemount.core.errors import NotFoundError, UsageError
+from livemount.core.errors import ConflictError, NotFoundError, UsageError
 from livemount.core.secrets import write_secret
 from livemount.core.settings import Settings
 from livemount.media.repository import Repository
 from livemount.policies.applied import Change, Policies
 from livemount.policies.policy import Policy, Purpose, RetryRule
 from livemount.policies.reading import parse_policy
+from livemount.policies.run import Occasion, alone
+from livemount.policies.run import run as run_policy
 from livemount.policies.schedule import due_after, last_due, valid
 from livemount.policies.schema import schema_text
 
@@ -203,7 +205,7 @@ def test_the_command_line_applies_all_files_or_none(tmp_path: Path, monkeypatch:
         output = run("run", "web01-nightly")
     assert "1 older copies forgotten" in output
     (copy,) = Repository.open(tmp_path / "repository", tmp_path / "repository-password").copies("web01")
-    assert copy.description.tags == ("nightly",)
+    assert copy.description.tags[0] == "nightly"
     with open_catalog(Settings(home=tmp_path)) as catalog:
         jobs = catalog.jobs()
     assert [(job.kind, job.outcome) for job in jobs] == [
@@ -216,3 +218,25 @@ def test_the_command_line_applies_all_files_or_none(tmp_path: Path, monkeypatch:
     assert {job.policy for job in jobs} == {"web01-nightly"}
     assert jobs[3].copy_id == copy.id
     run("remove", "web01-nightly")
+
+
+def test_begun_again_a_run_makes_no_second_copy(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    write_secret(settings.repository_password, "correct horse")
+    repository = Repository.init(settings.repository_path, settings.repository_password)
+    (tmp_path / "disk.raw").write_bytes(b"1" * 65536)
+    nightly = policy(SMALL.replace("/srv/web01.raw", str(tmp_path / "disk.raw")))
+    occasion = Occasion(purpose=Purpose.BACKUP, due=datetime.now(UTC) - timedelta(minutes=3), scheduled=True)
+    for _ in range(2):
+        run_policy(settings, nightly, occasion, "one", pytest.fail)
+    run_policy(settings, nightly, occasion.model_copy(update={"purpose": Purpose.CHECK}), "two", pytest.fail)
+    run_policy(settings, nightly, occasion.model_copy(update={"purpose": Purpose.PRUNE}), "three", pytest.fail)
+    assert len(repository.copies()) == 1
+    with open_catalog(settings) as catalog:
+        jobs = catalog.jobs()
+    assert [(job.id, job.outcome, job.due) for job in jobs] == [
+        (id, Outcome.DONE, occasion.due) for id in ("one", "two", "three")
+    ]
+    assert all("3 min late" in job.reason for job in jobs)
+    with alone(settings, nightly), pytest.raises(ConflictError, match="runs already"), alone(settings, nightly):
+        pass
