@@ -6,51 +6,13 @@ a sparse file without a name; a read of a file's data recalls that chunk, checke
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from livemount._native import FilesDisk, Repository
-from livemount.core.errors import DeniedError
-from livemount.core.secrets import read_secret
 from livemount.media.registry import SourceUri
-from livemount.media.source import Extent, Source
-from livemount.media.sources.restic import pin_snapshot, unpin_snapshot, whole_id
+from livemount.media.source import Source
+from livemount.media.sources.restic import ResticImage, open_repository, pin_snapshot, unpin_snapshot, whole_id
 
 SCHEMES = ("files",)
-
-
-class SynthesisedDisk:
-    """A `Source` over a tree of files."""
-
-    def __init__(self, disk: FilesDisk) -> None:
-        self._disk = disk
-
-    @property
-    def size(self) -> int:
-        """Bytes of the disk."""
-        return self._disk.size
-
-    @property
-    def identity(self) -> str:
-        """SHA-256 of all that was written, and of the places and ids of the files' chunks."""
-        return self._disk.identity
-
-    @property
-    def chunk_size(self) -> int:
-        """A few small files' worth."""
-        return self._disk.chunk_size
-
-    def extents(self, offset: int, length: int) -> Iterator[Extent]:
-        """What is neither metadata nor a file's data is a hole. No data is read."""
-        return (Extent(*extent) for extent in self._disk.extents(offset, length))
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes, checked."""
-        return self._disk.read(offset, length)
-
-    def close(self) -> None:
-        """Refuse further reads."""
-        self._disk.close()
 
 
 def open(uri: str, password_file: Path | None) -> Source:
@@ -60,11 +22,9 @@ def open(uri: str, password_file: Path | None) -> Source:
 
     parsed = SourceUri.parse(uri)
     snapshot, path = parsed.require("snapshot", "path")
-    if password_file is None:
-        raise DeniedError(f"{parsed.path} has a password", hint="name the file that holds it")
-    repository = Repository.open(parsed.path, read_secret(password_file))
+    repository = open_repository(parsed.path, password_file)
     tree = repository.file_tree(whole_id(repository, snapshot, parsed.path), Path(path))
-    return SynthesisedDisk(synthesise(tree))
+    return ResticImage(synthesise(tree))
 
 
 def pin(uri: str, holder: str, reason: str) -> None:

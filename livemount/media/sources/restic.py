@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from livemount._native import Disk, Repository
+from livemount._native import Disk, FilesDisk, Repository
 from livemount.core.errors import ConflictError, DeniedError, NotFoundError
 from livemount.core.secrets import read_secret
 from livemount.media.registry import SourceUri
@@ -19,9 +19,9 @@ SCHEMES = ("restic",)
 
 
 class ResticImage:
-    """A `Source` over a file of a snapshot."""
+    """A `Source` over a file of a snapshot, or over a disk synthesised from a folder of it."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk | FilesDisk) -> None:
         self._disk = disk
 
     @property
@@ -31,16 +31,16 @@ class ResticImage:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of the chunks' lengths and ids: equal for copies of equal content."""
+        """SHA-256 of the chunks' places and ids, and of what was synthesised: equal for copies of equal content."""
         return self._disk.identity
 
     @property
     def chunk_size(self) -> int:
-        """Length of the chunks, or their average length where restic cut them by content."""
+        """Length of the chunks, or their average length where restic cut them by content; of files a few small ones."""
         return self._disk.chunk_size
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
-        """Chunks of zeros are holes. No data is read."""
+        """Chunks of zeros are holes, and what no file has. No data is read."""
         return (Extent(*extent) for extent in self._disk.extents(offset, length))
 
     def read(self, offset: int, length: int) -> bytes:
@@ -56,10 +56,15 @@ def open(uri: str, password_file: Path | None) -> Source:
     """Open a disk image of a snapshot."""
     parsed = SourceUri.parse(uri)
     snapshot, file = parsed.require("snapshot", "file")
-    if password_file is None:
-        raise DeniedError(f"{parsed.path} has a password", hint="name the file that holds it")
-    repository = Repository.open(parsed.path, read_secret(password_file))
+    repository = open_repository(parsed.path, password_file)
     return ResticImage(repository.disk(whole_id(repository, snapshot, parsed.path), Path(file)))
+
+
+def open_repository(path: Path, password_file: Path | None) -> Repository:
+    """Open the repository, which always has a password."""
+    if password_file is None:
+        raise DeniedError(f"{path} has a password", hint="name the file that holds it")
+    return Repository.open(path, read_secret(password_file))
 
 
 def whole_id(repository: Repository, start: str, path: Path) -> str:
