@@ -102,7 +102,7 @@ def _shown(applied: Applied) -> dict[str, Any]:
 def list_(output: Output = OutputFormat.TABLE) -> None:
     """List the policies in force."""
     with open_policies(Settings()) as policies:
-        found = policies.all()
+        found = policies.all(warn)
     if output is OutputFormat.JSON:
         print_json(policies=[_shown(applied) for applied in found])
         return

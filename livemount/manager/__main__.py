@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 
 from livemount.core.settings import Settings
 from livemount.manager.service import serve
@@ -15,7 +14,6 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings()
     serve(settings, PulumiStacks(settings))
-    os._exit(0)  # not waiting for what runs: a backup may take hours
 
 
 if __name__ == "__main__":

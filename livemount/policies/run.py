@@ -10,7 +10,7 @@ from pathlib import Path
 
 from livemount.catalog.api import Warn, recorded
 from livemount.catalog.catalog import JobKind
-from livemount.core.errors import ConflictError, CorruptError
+from livemount.core.errors import ConflictError, CorruptError, NotFoundError, UnavailableError
 from livemount.core.machine import Frozen
 from livemount.core.settings import Settings
 from livemount.media.disks import DiskInput
@@ -62,7 +62,10 @@ def tag(policy: Policy, occasion: Occasion) -> str:
 
 
 def _open(settings: Settings) -> Repository:
-    return Repository.open(settings.repository_path, settings.repository_password)
+    try:
+        return Repository.open(settings.repository_path, settings.repository_password)
+    except NotFoundError as error:
+        raise UnavailableError(error.message, hint="is its file system mounted?") from error
 
 
 def _late(occasion: Occasion) -> str:
@@ -80,15 +83,34 @@ def back_up(
         repository = _open(settings)
         mark = tag(policy, occasion)
         earlier = [copy for copy in repository.copies(policy.machine) if mark in copy.description.tags]
-        made = Made(earlier[-1], 0, 0) if earlier else _make(repository, policy, (*policy.tags, mark), progress)
+        try:
+            made = Made(earlier[-1], 0, 0) if earlier else _make(repository, policy, (*policy.tags, mark), progress)
+        except NotFoundError as error:
+            if (folder := _unmounted(policy)) is None:
+                raise
+            raise UnavailableError(error.message, hint=f"{folder} is empty: is its file system mounted?") from error
         ending.reason = f"{policy.machine}@{made.copy.id[:8]}{late}"
         ending.copy_id, ending.bytes = made.copy.id, None if earlier else made.added
         return made
 
 
+def _unmounted(policy: Policy) -> Path | None:
+    """An empty folder where a source of the policy should be below: more likely not mounted than a wrong name."""
+    for place in (*policy.disks, *([policy.files] if policy.files is not None else [])):
+        folder = Path(place)
+        while "://" not in place and not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+            if folder.is_dir() and not any(folder.iterdir()):
+                return folder
+    return None
+
+
 def _make(repository: Repository, policy: Policy, tags: tuple[str, ...], progress: Progress | None) -> Made:
     machine = policy.description.machine()
     if policy.files is not None:
+        folder = Path(policy.files)
+        if folder.is_dir() and not any(folder.iterdir()):
+            raise UnavailableError(f"the folder {folder} is empty", hint="is its file system mounted?")
         return repository.make_files(Path(policy.files), policy.machine, machine, progress, tags)
     wanted = Wanted(
         boot=policy.boot,

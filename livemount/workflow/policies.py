@@ -14,7 +14,7 @@ from typing import Any
 from dbos import DBOS
 from dbos import error as dbos_error
 
-from livemount.core.errors import ConflictError, LivemountError, NotFoundError, UnavailableError
+from livemount.core.errors import ConflictError, LivemountError, UnavailableError
 from livemount.core.settings import Settings
 from livemount.policies.applied import Applied, open_policies, runner_of
 from livemount.policies.policy import Policy, Purpose
@@ -29,8 +29,8 @@ AT_ONCE = 2
 PREFIX = "policy:"
 """Of the workflows' ids: no mount can have such a name."""
 
-AWAY = (UnavailableError, ConflictError, NotFoundError)
-"""What may be over by itself: a file system that is not mounted looks like a file that is not there."""
+AWAY = (UnavailableError, ConflictError)
+"""What may be over by itself."""
 
 _settings: Settings | None = None
 
@@ -92,14 +92,26 @@ class Scheduler:
         self._settings = settings
         self._version = version
         self._started: dict[tuple[str, Purpose], datetime] = {}
+        self._told: set[str] = set()
 
     def look(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        """Start the newest of what is due and has not run; a policy that still runs is left for the next look."""
+        """Start the newest of what is due and has not run; a policy that still runs is left for the next look.
+
+        A policy that cannot be started is told of in the log, once, and keeps no other from being started.
+        """
+        problems: list[str] = []
         with open_policies(self._settings) as policies:
-            found = policies.all(runner_of(self._settings))
+            found = policies.all(problems.append, runner_of(self._settings))
         for applied in found:
             if not applied.suspended:
-                self._start(applied, now())
+                try:
+                    self._start(applied, now())
+                except Exception as error:
+                    problems.append(f"the policy {applied.policy.name} cannot be started: {error!r}")
+        for problem in problems:
+            if problem not in self._told:
+                log.error("%s", problem)
+        self._told = set(problems)
 
     def _start(self, applied: Applied, now: datetime) -> None:
         policy = applied.policy

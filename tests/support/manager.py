@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any
 
 from livemount.core.settings import Settings
@@ -32,6 +31,4 @@ class NoStacks:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    settings = Settings()
-    serve(settings, NoStacks())
-    os._exit(0)  # not waiting for what runs: a backup may take hours
+    serve(Settings(), NoStacks())

@@ -13,11 +13,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from dbos import DBOSClient
 
-from livemount.catalog.api import open_catalog
+from livemount.catalog.api import open_catalog, open_database
 from livemount.catalog.catalog import Job, JobKind, Outcome
 from livemount.core.secrets import write_secret
 from livemount.core.settings import Settings
+from livemount.manager.service import database_url
 from livemount.media.repository import Repository
 from livemount.policies.applied import open_policies, runner_of
 from livemount.policies.policy import Policy
@@ -106,9 +108,22 @@ def test_killed_in_the_middle_of_a_backup_there_is_one_copy(place: tuple[Setting
     assert any(tag.startswith("nightly@") for tag in copy.description.tags)
 
 
+def ended(settings: Settings, policy: str) -> bool:
+    """Whether the workflow of a policy's only run is over."""
+    client = DBOSClient(system_database_url=database_url(settings.paths()))
+    try:
+        found = client.list_workflows(workflow_id_prefix=f"policy:{policy}:")
+        return [each.status for each in found] == ["SUCCESS"]
+    finally:
+        client.destroy()
+
+
 def test_missed_while_down_and_away_it_runs_once_when_it_can(place: tuple[Settings, Repository]) -> None:
     settings, repository = place
     disk = settings.home / "disk.raw"
+    once(settings, disk, name="broken")
+    with open_database(settings).writing() as connection:
+        connection.exec_driver_sql("UPDATE policies SET policy = '{}'")
     due = once(settings, disk, retry={"tries": 100, "wait-seconds": 0.2})
     until(lambda: datetime.now(UTC) > due)
     away = repository.path.with_name("away")
@@ -118,5 +133,11 @@ def test_missed_while_down_and_away_it_runs_once_when_it_can(place: tuple[Settin
         until(lambda: any(job.outcome is Outcome.FAILED for job in jobs(settings)))
         away.rename(repository.path)
         until(lambda: any(job.outcome is Outcome.DONE for job in jobs(settings)))
-    assert [job.due for job in jobs(settings) if job.kind is JobKind.BACKUP] == [due]
+        # A source that is missing is told of at once: nothing waits an hour to look again.
+        once(settings, disk.with_name("missing.raw"), name="missing", retry={"tries": 100, "wait-seconds": 3600})
+        until(lambda: ended(settings, "missing"))
+    assert [job.due for job in jobs(settings) if (job.kind, job.policy) == (JobKind.BACKUP, "nightly")] == [due]
+    (missing,) = [job for job in jobs(settings) if job.policy == "missing"]
+    assert (missing.outcome, "missing.raw does not exist" in missing.reason) == (Outcome.FAILED, True), missing.reason
+    assert (settings.home / "service.log").read_text().count("the policy broken cannot be run") == 1
     assert len(repository.copies("web01")) == 1

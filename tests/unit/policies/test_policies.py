@@ -15,7 +15,7 @@ from livemount.catalog.api import open_catalog
 from livemount.catalog.catalog import Catalog, JobKind, Outcome
 from livemount.catalog.database import Database, database_url, upgrade
 from livemount.cli.main import app
-from livemount.core.errors import ConflictError, NotFoundError, UsageError
+from livemount.core.errors import ConflictError, NotFoundError, UnavailableError, UnsupportedError, UsageError
 from livemount.core.secrets import write_secret
 from livemount.core.settings import Settings
 from livemount.media.repository import Repository
@@ -124,7 +124,7 @@ def test_waits_grow_to_an_hour() -> None:
 def test_applied_twice_is_applied_once(tmp_path: Path) -> None:
     kept = policies(tmp_path)
     assert kept.apply(policy(), "here", plan_only=True)
-    assert kept.all() == []
+    assert kept.all(pytest.fail) == []
     assert Change(field="machine", before=None, after="web01") in kept.apply(policy(), "here")
     first = kept.get("web01-nightly")
     assert first.policy == policy()
@@ -136,7 +136,7 @@ def test_applied_twice_is_applied_once(tmp_path: Path) -> None:
         Change(field="run by", before="here", after="there"),
     ]
     assert kept.get("web01-nightly").since == first.since
-    assert kept.all("here") == []
+    assert kept.all(pytest.fail, "here") == []
     kept.apply(policy(SMALL.replace("30 1", "30 2")), "there")
     changed = kept.get("web01-nightly")
     assert changed.since > first.since, "what the new times say of the past is not run"
@@ -150,6 +150,45 @@ def test_applied_twice_is_applied_once(tmp_path: Path) -> None:
     kept.close()
 
 
+def test_a_policy_that_is_refused_is_told_of_and_keeps_no_other_away(tmp_path: Path) -> None:
+    kept = policies(tmp_path)
+    kept.apply(policy(), "here")
+    kept.apply(policy(SMALL.replace("web01-nightly", "other")), "here")
+    with sqlite3.connect(tmp_path / "c.sqlite") as opened:
+        opened.execute('UPDATE policies SET policy = \'{"name": "other", "fire": 1}\' WHERE name = \'other\'')
+    opened.close()
+    told: list[str] = []
+    assert [each.policy.name for each in kept.all(told.append)] == ["web01-nightly"]
+    assert "the policy other cannot be run" in told[0]
+    with pytest.raises(UnsupportedError, match="apply` its file again"):
+        kept.get("other")
+    kept.suspend("other", suspended=True)
+    assert kept.apply(policy(SMALL.replace("web01-nightly", "other")), "here")
+    assert kept.get("other").suspended
+    kept.remove("other")
+    kept.close()
+
+
+def test_a_source_that_is_not_there_is_away_when_its_folder_is_empty(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    write_secret(settings.repository_password, "correct horse")
+    nightly = policy(SMALL.replace("/srv/web01.raw", str(tmp_path / "vms" / "web" / "disk.raw")))
+    occasion = Occasion(purpose=Purpose.BACKUP, due=datetime.now(UTC), scheduled=True)
+    with pytest.raises(UnavailableError, match="repository"):
+        run_policy(settings, nightly, occasion, "one", pytest.fail)
+    Repository.init(settings.repository_path, settings.repository_password)
+    (tmp_path / "vms").mkdir()
+    with pytest.raises(UnavailableError, match="is its file system mounted"):
+        run_policy(settings, nightly, occasion, "one", pytest.fail)
+    (tmp_path / "vms" / "other.raw").touch()
+    with pytest.raises(NotFoundError):
+        run_policy(settings, nightly, occasion, "one", pytest.fail)
+    (tmp_path / "root").mkdir()
+    files = policy(SMALL.replace("disks:\n  - /srv/web01.raw", f"files: {tmp_path / 'root'}"))
+    with pytest.raises(UnavailableError, match="is empty"):
+        run_policy(settings, files, occasion, "one", pytest.fail)
+
+
 def test_a_catalog_of_the_first_schema_keeps_its_data(tmp_path: Path) -> None:
     url = database_url(f"sqlite:///{tmp_path / 'c.sqlite'}")
     with Database(url).writing() as connection:
@@ -161,7 +200,7 @@ def test_a_catalog_of_the_first_schema_keeps_its_data(tmp_path: Path) -> None:
             "VALUES ('one', 'backup', '/r', '2026-01-02 03:04:05.000000', 'web01@1234', 'done')"
         )
     kept = policies(tmp_path)
-    assert kept.all() == []
+    assert kept.all(pytest.fail) == []
     kept.apply(policy(), "here")
     kept.close()
     catalog = Catalog(Database(url))
