@@ -11,12 +11,13 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
-from livemount.catalog.tables import HEAD
+from livemount.catalog.tables import HEAD, Utc
 from livemount.core.errors import CorruptError, DeniedError, UnavailableError, UnsupportedError, UsageError
 from livemount.core.secrets import read_secret
 
@@ -87,6 +88,12 @@ class Database:
                 connection = connection.execution_options(isolation_level="READ COMMITTED")
             with connection.begin():
                 yield connection
+
+    def now(self, connection: sa.Connection) -> datetime:
+        """The time by the clock that all who use the catalog share: PostgreSQL's; SQLite's are of one machine."""
+        if self.url.get_backend_name() == "postgresql":
+            return connection.execute(sa.select(sa.func.clock_timestamp(type_=Utc))).scalar_one()
+        return datetime.now(UTC)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

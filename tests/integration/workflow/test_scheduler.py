@@ -94,7 +94,7 @@ def test_killed_in_the_middle_of_a_backup_there_is_one_copy(place: tuple[Setting
         process.kill()
         process.wait()
     (cut_off,) = jobs(settings)
-    assert (cut_off.kind, cut_off.outcome, cut_off.due) == (JobKind.BACKUP, None, due)
+    assert (cut_off.kind, cut_off.outcome, cut_off.due) == (JobKind.BACKUP, Outcome.CRASHED, due)
     assert len(repository.copies("web01")) == 1
     with service(settings) as process:
         until(lambda: any(job.kind is JobKind.FORGET and job.outcome for job in jobs(settings)))
@@ -138,6 +138,6 @@ def test_missed_while_down_and_away_it_runs_once_when_it_can(place: tuple[Settin
         until(lambda: ended(settings, "missing"))
     assert [job.due for job in jobs(settings) if (job.kind, job.policy) == (JobKind.BACKUP, "nightly")] == [due]
     (missing,) = [job for job in jobs(settings) if job.policy == "missing"]
-    assert (missing.outcome, "missing.raw does not exist" in missing.reason) == (Outcome.FAILED, True), missing.reason
+    assert (missing.outcome, "missing.raw: No such file" in missing.reason) == (Outcome.FAILED, True), missing.reason
     assert (settings.home / "service.log").read_text().count("the policy broken cannot be run") == 1
     assert len(repository.copies("web01")) == 1

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from livemount.catalog.api import open_catalog
 from livemount.catalog.catalog import Catalog, JobKind, Outcome
 from livemount.catalog.database import Database, database_url, upgrade
+from livemount.catalog.tables import HEAD
 from livemount.cli.main import app
 from livemount.core.errors import ConflictError, NotFoundError, UnavailableError, UnsupportedError, UsageError
 from livemount.core.secrets import write_secret
@@ -208,7 +209,7 @@ def test_a_catalog_of_the_first_schema_keeps_its_data(tmp_path: Path) -> None:
     assert (job.id, job.reason, job.started) == ("one", "web01@1234", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
     catalog.close()
     with sqlite3.connect(tmp_path / "c.sqlite") as opened:
-        assert opened.execute("SELECT version_num FROM alembic_version").fetchone() == ("0002",)
+        assert opened.execute("SELECT version_num FROM alembic_version").fetchone() == (HEAD,)
     opened.close()
 
 
