@@ -13,6 +13,7 @@ import socket
 import uuid
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -186,17 +187,51 @@ class Catalog:
             wanted = sa.update(tables.jobs).where(tables.jobs.c.id == id)
             connection.execute(wanted.values(seen=self._database.now(connection)))
 
-    def jobs(self, *, machine: str | None = None, kind: JobKind | None = None, limit: int | None = None) -> list[Job]:
-        """The newest jobs (of one machine, of one kind), oldest first."""
+    def jobs(
+        self,
+        *,
+        machine: str | None = None,
+        kind: JobKind | None = None,
+        since: datetime | None = None,
+        limit: int | None = None,
+    ) -> list[Job]:
+        """The newest jobs (of one machine, of one kind, begun since a time), oldest first."""
         wanted = sa.select(tables.jobs).order_by(tables.jobs.c.started.desc(), tables.jobs.c.id).limit(limit)
         if machine is not None:
             wanted = wanted.where(tables.jobs.c.machine == machine)
         if kind is not None:
             wanted = wanted.where(tables.jobs.c.kind == kind)
+        if since is not None:
+            wanted = wanted.where(tables.jobs.c.started >= since)
+        return self._jobs(wanted)
+
+    def latest(self) -> list[Job]:
+        """The newest job of each place, kind, machine, policy and outcome; of those that have not ended all."""
+        column = tables.jobs.c
+        of = (column.location, column.kind, column.machine, column.policy, column.outcome)
+        place = sa.func.row_number().over(partition_by=of, order_by=(column.started.desc(), column.id)).label("place")
+        ranked = sa.select(column.id, place).subquery()
+        newest = sa.select(ranked.c.id).where(ranked.c.place == 1)
+        return self._jobs(sa.select(tables.jobs).where(column.outcome.is_(None) | column.id.in_(newest)))
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many jobs there are, by kind and outcome; those that run have the outcome `running`."""
+        column = tables.jobs.c
+        ended = sa.select(column.kind, column.outcome, sa.func.count()).where(column.outcome.is_not(None))
+        found: dict[str, dict[str, int]] = {str(kind): {} for kind in JobKind}
+        with self._database.reading() as connection:
+            for kind, outcome, count in connection.execute(ended.group_by(column.kind, column.outcome)):
+                found.setdefault(kind, {})[outcome] = count
+        for job in self._jobs(sa.select(tables.jobs).where(column.outcome.is_(None))):
+            of = found[job.kind]
+            of[job.outcome or "running"] = of.get(job.outcome or "running", 0) + 1
+        return found
+
+    def _jobs(self, wanted: sa.Select[Any]) -> list[Job]:
         with self._database.reading() as connection:
             rows = connection.execute(wanted).mappings().all()
             now = self._database.now(connection)
-        return [_job(row, now) for row in rows[::-1]]
+        return sorted((_job(row, now) for row in rows), key=lambda job: (job.started, job.id))
 
 
 def _job(row: sa.RowMapping, now: datetime) -> Job:

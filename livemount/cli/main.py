@@ -22,6 +22,7 @@ from livemount.cli import (
     jobs,
     mounts,
     policy,
+    report,
     repository,
     retention,
 )
@@ -82,6 +83,7 @@ COMMANDS: list[tuple[str, Callable[..., Any]]] = [
     ("hold", retention.hold),
     ("release", retention.release),
     ("jobs", jobs.jobs),
+    ("report", report.report),
     ("mount", mounts.mount),
     ("mounts", mounts.mounts),
     ("unmount", mounts.unmount),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 from livemount.catalog.api import Warn, recorded
 from livemount.catalog.catalog import JobKind
 from livemount.core.errors import ConflictError, CorruptError, NotFoundError, UnavailableError
-from livemount.core.machine import Frozen
+from livemount.core.machine import Copy, Frozen
 from livemount.core.settings import Settings
 from livemount.media.disks import DiskInput
 from livemount.media.repository import Made, Progress, Repository, Wanted
@@ -19,6 +20,8 @@ from livemount.policies.policy import Policy, Purpose
 
 LATE_SECONDS = 60
 """A run that begins so long after its time is called late."""
+DUE = "%Y-%m-%dT%H:%M:%SZ"
+"""How a copy's tag tells the time that was due."""
 
 
 class Occasion(Frozen):
@@ -58,7 +61,17 @@ def run(settings: Settings, policy: Policy, occasion: Occasion, job: str, warn: 
 
 def tag(policy: Policy, occasion: Occasion) -> str:
     """The tag of the copy that is made at an occasion."""
-    return f"{policy.name}@{occasion.due.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return f"{policy.name}@{occasion.due.astimezone(UTC):{DUE}}"
+
+
+def made_by(copy: Copy) -> str | None:
+    """The name of the policy that made a copy, as its tag tells."""
+    for mark in reversed(copy.description.tags):
+        policy, _, due = mark.rpartition("@")
+        with contextlib.suppress(ValueError):
+            datetime.strptime(due, DUE).replace(tzinfo=UTC)
+            return policy
+    return None
 
 
 def _open(settings: Settings) -> Repository:

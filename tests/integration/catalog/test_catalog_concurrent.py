@@ -158,6 +158,22 @@ def test_a_process_says_that_it_lives(place: Settings, monkeypatch: pytest.Monke
     database.close()
 
 
+def test_the_newest_of_each_kind_and_how_many(place: Settings) -> None:
+    with open_catalog(place) as catalog:
+        done, failed = Outcome.DONE, Outcome.FAILED
+        noted = [("a", failed), ("a", done), (None, done), ("a", done), ("b", None), ("b", None)]
+        for number, (machine, outcome) in enumerate(noted):
+            catalog.begin(JobKind.BACKUP if machine else JobKind.CHECK, "/r", id=str(number), machine=machine)
+            if outcome is not None:
+                catalog.end(str(number), outcome)
+        assert [job.id for job in catalog.latest()] == ["0", "2", "3", "4", "5"]
+        counts = catalog.counts()
+        assert counts["backup"] == {"failed": 1, "done": 2, "running": 2}
+        assert counts["check"] == {"done": 1}
+        third = catalog.jobs()[3].started
+        assert [job.id for job in catalog.jobs(since=third, kind=JobKind.BACKUP)] == ["3", "4", "5"]
+
+
 def test_the_tables_are_as_the_migrations_leave_them_on_postgresql(server: str, tmp_path: Path) -> None:
     write_secret(tmp_path / "password", "horse staple")
     database = Database(database_url(server, tmp_path / "password"))

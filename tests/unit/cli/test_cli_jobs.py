@@ -43,8 +43,7 @@ def test_a_watch_tells_what_changed(tmp_path: Path) -> None:
         finally:
             for process in (lines, looks):
                 process.kill()
-                process.wait()
-                process.stdout.close()
+                process.communicate()
 
 
 def test_a_terminal_sees_what_runs_and_a_catalog_that_is_away_ends_no_watch(tmp_path: Path) -> None:
