@@ -20,6 +20,7 @@ from livemount.local_cloud.namespace import call_within
 from livemount.media.agents import AgentUri, read_document
 from livemount.media.certificates import Authority
 from tests.support.foreign import NbdSubject, ResticSubject, free_port
+from tests.support.suspend import suspend
 
 
 class Agents:
@@ -94,6 +95,11 @@ class RunningAgent:
         assert self._process is not None
         self._process.send_signal(number)
 
+    def suspend(self) -> None:
+        """Let it not answer, until SIGCONT."""
+        assert self._process is not None
+        suspend(self._process.pid)
+
     def wait(self) -> None:
         """Wait for its end."""
         assert self._process is not None
@@ -149,7 +155,7 @@ class AgentSubject(ResticSubject):
 
     def hang(self) -> None:
         assert self._agent is not None
-        self._agent.signal(signal.SIGSTOP)
+        self._agent.suspend()
 
     def go_on(self) -> None:
         assert self._agent is not None

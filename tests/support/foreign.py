@@ -23,6 +23,7 @@ from livemount.media import Source, open_source
 from livemount.media.registry import SourceUri
 from livemount.media.repository import Repository
 from livemount.media.sources.borg import BorgImage
+from tests.support.suspend import suspend
 
 MIB = 1 << 20
 PASSWORD = "correct horse"
@@ -414,7 +415,7 @@ class NbdSubject(Subject):
 
     def hang(self) -> None:
         assert self._server is not None
-        self._server.send_signal(signal.SIGSTOP)
+        suspend(self._server.pid)
 
     def go_on(self) -> None:
         assert self._server is not None
@@ -539,7 +540,7 @@ class HttpSubject(Subject):
 
     def hang(self) -> None:
         assert self._server is not None
-        self._server.send_signal(signal.SIGSTOP)
+        suspend(self._server.pid)
 
     def go_on(self) -> None:
         assert self._server is not None

@@ -8,7 +8,6 @@ import errno
 import mmap
 import os
 import random
-import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from livemount.core.run import run
 from livemount.driver.client import DriverClient
 from livemount.driver.mounting import MAX_DIRTY
 from tests.integration.driver.conftest import MIB, Host, make_source, wait_for
+from tests.support.suspend import suspend
 
 pytestmark = pytest.mark.integration
 
@@ -351,7 +351,7 @@ def test_destroy_does_not_write_what_is_in_the_page_cache(host: Host, tmp_path: 
         for at in range(0, 8 * MIB, MIB):
             os.pwrite(file, b"d" * MIB, at)
         # Nobody could write them now.
-        os.kill(host.worker("m"), signal.SIGSTOP)
+        suspend(host.worker("m"))
         host.client.destroy("m")
         assert (host.mounts(), host.processes()) == ([], [])
         with pytest.raises(OSError, match=r"not connected|Input/output|connection abort"):
