@@ -31,6 +31,7 @@ class JobKind(StrEnum):
     """What is done."""
 
     BACKUP = "backup"
+    COPY = "copy"
     FORGET = "forget"
     PRUNE = "prune"
     CHECK = "check"

@@ -11,7 +11,19 @@ import typer
 from pydantic import ValidationError
 
 from livemount import __version__
-from livemount.cli import agent, backup, catalog, changes, copies, doctor, environment, mounts, repository, retention
+from livemount.cli import (
+    agent,
+    backup,
+    catalog,
+    changes,
+    copies,
+    copy,
+    doctor,
+    environment,
+    mounts,
+    repository,
+    retention,
+)
 from livemount.cli.output import stderr
 from livemount.core.errors import ExitCode, LivemountError
 
@@ -62,6 +74,7 @@ def common(
 COMMANDS: list[tuple[str, Callable[..., Any]]] = [
     ("backup", backup.backup),
     ("copies", copies.copies),
+    ("copy", copy.copy),
     ("check", copies.check),
     ("changes", changes.changes),
     ("forget", retention.forget),

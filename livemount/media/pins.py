@@ -146,11 +146,11 @@ def mount_holder(host_root: Path, mount: str) -> str:
 
 
 @contextlib.contextmanager
-def tolerant_of_read_only(repository: Path) -> Iterator[None]:
-    """Let a mount of a repository that cannot be written go on without a pin, and say so."""
+def tolerant_of_read_only(repository: Path, so: str = "its copy is mounted without a pin") -> Iterator[None]:
+    """Let the use of a repository that cannot be written go on without a pin or a lock, and say so."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise
-        log.warning("%s cannot be written: its copy is mounted without a pin", repository)
+        log.warning("%s cannot be written: %s", repository, so)

@@ -23,6 +23,7 @@ from livemount import _native
 from livemount.core.errors import (
     ConflictError,
     CorruptError,
+    DeniedError,
     LivemountError,
     NotFoundError,
     UnavailableError,
@@ -33,7 +34,7 @@ from livemount.core.machine import Copy, CopyDisk, DiskDescription, DiskKind, Fr
 from livemount.core.secrets import read_secret
 from livemount.media.detect import detect, detect_firmware
 from livemount.media.disks import BITMAP, Changes, DiskInput, OpenDisk, disk_file, opened, with_data
-from livemount.media.pins import Lock, Pins
+from livemount.media.pins import Lock, Pins, tolerant_of_read_only
 from livemount.media.registry import SourceUri
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,26 @@ class Made:
     """Read from the disks, without those of `verify`."""
     added: int
     """Added to the repository."""
+
+
+class Copied(Frozen):
+    """A copy that is in another repository as well."""
+
+    copy_id: str
+    """Its id there: its content is encrypted with another key."""
+    now: bool
+    """Whether it was not there before."""
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """What copying to another repository did. Bytes."""
+
+    copies: list[Copied]
+    read: int
+    """Of chunks that the other did not have."""
+    added: int
+    """Added to the other repository."""
 
 
 class Pruned(Frozen):
@@ -174,13 +195,13 @@ class Repository:
         self._native = native
 
     @classmethod
-    def init(cls, path: Path, password_file: Path) -> Repository:
-        """Make a new, encrypted repository in an empty or missing folder.
+    def init(cls, path: Path, password_file: Path, *, append_only: bool = False) -> Repository:
+        """Make a new, encrypted repository in an empty or missing folder; one that is append-only forgets nothing.
 
         Raises `ConflictError` when the folder is not empty, `DeniedError` for a bad password file.
         """
         path = path.absolute()
-        made = cls(path, _native.Repository.init(path, _password(password_file)))
+        made = cls(path, _native.Repository.init(path, _password(password_file), append_only))
         made.pins.begin()
         return made
 
@@ -350,9 +371,11 @@ class Repository:
                 whole = with_data(replace(disk, base=None))
                 self._native.verify(id, Path("/", name, disk.file), whole, progress)
         except CorruptError as error:
-            self._native.forget([id])
+            kept = self._native.append_only
+            if not kept:
+                self._native.forget([id])
             raise CorruptError(
-                f"{error.message}; the copy {name}@{id[:8]} was forgotten",
+                f"{error.message}; the copy {name}@{id[:8]} {'is wrong, and stays' if kept else 'was forgotten'}",
                 hint="where a list of changes was given, it was not of this disk since that copy: leave it out",
             ) from error
 
@@ -431,6 +454,7 @@ class Repository:
         `DeniedError` for an append-only repository, `ConflictError` while copies are being pinned, `CorruptError` for a
         damaged pin.
         """
+        self._must_forget()
         with self.pins.locked(Lock.PINS, alone=True):
             pins = self.pins.all()
             machines: defaultdict[str, dict[str, Copy]] = defaultdict(dict)
@@ -450,14 +474,23 @@ class Repository:
                 self._native.forget([each.copy.id for each in decisions if not each.kept])
         return decisions
 
+    def _must_forget(self) -> None:
+        if self._native.append_only:
+            raise DeniedError(
+                f"{self.path} is append-only: nothing in it is forgotten or pruned",
+                hint="to give back its room, `livemount copy` what is to stay to a new repository",
+            )
+
     def prune(self, *, plan_only: bool = False, max_unused: int = 5, keep_marked: timedelta = KEEP_MARKED) -> Pruned:
         """Give back the room that no copy needs, killed backups' as well; running mounts go on, backups wait.
 
         Packs are marked first, and deleted by a prune that finds them marked for `keep_marked`. `max_unused` is the
         part of the repository, in per cent, that may stay unused within packs that are needed.
 
-        Raises `ConflictError` while a backup is made, `CorruptError` when what copies need cannot be told.
+        Raises `ConflictError` while a backup is made, `CorruptError` when what copies need cannot be told,
+        `DeniedError` for an append-only repository.
         """
+        self._must_forget()
         with self.pins.locked(Lock.PACKS, alone=True):
             done = self._native.prune(plan_only, max_unused, int(keep_marked.total_seconds()))
             if not plan_only:
@@ -465,6 +498,33 @@ class Repository:
                 for journal in self.pins.unfinished.glob("*"):
                     journal.unlink()
         return Pruned(marked=done.marked, deleted=done.deleted, repacked=done.repacked)
+
+    def copy_to(
+        self,
+        other: Repository,
+        copies: Sequence[Copy],
+        progress: Progress | None = None,
+        checkpoint: int = CHECKPOINT,
+    ) -> Auxiliary:
+        """Copy copies, with all that they need and is not there, to another repository; what is there stays as it is.
+
+        Each keeps its name, time and description. Every chunk is checked before it is written. Killed, it goes on where
+        it was when it is asked for again: what was written is named in an index after each `checkpoint` bytes.
+
+        Raises `ConflictError` for one and the same repository or while one of them is pruned, `CorruptError` for a copy
+        that is damaged, `NotFoundError`, `UnavailableError`, `NoSpaceError`. None of the copies is there then.
+        """
+        if self.state().identity == other.state().identity:
+            raise ConflictError(f"{self.path} and {other.path} are the same repository")
+        with contextlib.ExitStack() as stack:
+            with tolerant_of_read_only(self.path, "it must not be pruned meanwhile"):
+                stack.enter_context(self.pins.locked(Lock.PACKS, alone=False))
+            stack.enter_context(other.pins.locked(Lock.PACKS, alone=False))
+            done = self._native.copy_to(
+                other._native, [copy.id for copy in copies], checkpoint, progress or (lambda _read, _total: None)
+            )
+        log.info("copied %d copies to %s: %d bytes added", len(copies), other.path, done.added)
+        return Auxiliary([Copied(copy_id=id, now=now) for id, now in done.snapshots], done.read, done.added)
 
     def digest(self, copy: Copy, disk: int | None = None) -> str:
         """SHA-256 of the bytes of a copy's disk (the one it starts from), in hex; all of it is read."""

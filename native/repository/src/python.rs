@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::backup::{self, DiskOrder, Order, Written};
+use crate::copy::{self, Copied};
 use crate::disk::{Disk, parse_id, read_small};
 use crate::error::{Error, Kind, Result};
 use crate::files::backup::Order as FilesOrder;
@@ -134,6 +135,14 @@ pub struct PyBackupResult {
     added: u64,
 }
 
+/// What copying into another repository did: of each snapshot its id there, and whether it was copied now.
+#[pyclass(frozen, get_all, name = "Copied", module = "livemount._native")]
+pub struct PyCopied {
+    snapshots: Vec<(String, bool)>,
+    read: u64,
+    added: u64,
+}
+
 /// What a prune did, in bytes of packs.
 #[pyclass(frozen, get_all, name = "Pruned", module = "livemount._native")]
 pub struct PyPruned {
@@ -148,8 +157,8 @@ pub struct PyRepository(Arc<Repository>);
 #[pymethods]
 impl PyRepository {
     #[staticmethod]
-    fn init(py: Python<'_>, path: PathBuf, password: &str) -> PyResult<Self> {
-        let repository = py.detach(|| contained(|| Repository::init(&path, password)))?;
+    fn init(py: Python<'_>, path: PathBuf, password: &str, append_only: bool) -> PyResult<Self> {
+        let repository = py.detach(|| contained(|| Repository::init(&path, password, append_only)))?;
         Ok(Self(Arc::new(repository)))
     }
 
@@ -157,6 +166,12 @@ impl PyRepository {
     fn open(py: Python<'_>, path: PathBuf, password: &str) -> PyResult<Self> {
         let repository = py.detach(|| contained(|| Repository::open(&path, password)))?;
         Ok(Self(Arc::new(repository)))
+    }
+
+    /// Whether forgetting and pruning are refused.
+    #[getter]
+    fn append_only(&self) -> bool {
+        self.0.is_append_only()
     }
 
     /// Snapshots, oldest first, and the reasons why others cannot be read.
@@ -275,6 +290,26 @@ impl PyRepository {
         })
     }
 
+    /// Copy snapshots into another repository. `progress` is as of `backup`.
+    fn copy_to(
+        &self,
+        py: Python<'_>,
+        to: &Self,
+        ids: Vec<String>,
+        checkpoint: u64,
+        progress: &Bound<'_, PyAny>,
+    ) -> PyResult<PyCopied> {
+        let progress = progress.clone().unbind();
+        let Copied { snapshots, read, added } = py.detach(|| {
+            catch_unwind(AssertUnwindSafe(|| {
+                copy::copy(&self.0, &to.0, &parse_ids(&ids)?, checkpoint, |read, total| tell(&progress, read, total))
+            }))
+            .unwrap_or_else(|payload| Err(Error::panicked(&*payload).into()))
+        })?;
+        let snapshots = snapshots.into_iter().map(|(id, now)| (id.to_hex().to_string(), now)).collect();
+        Ok(PyCopied { snapshots, read, added })
+    }
+
     fn file_tree(&self, py: Python<'_>, snapshot: &str, path: PathBuf) -> PyResult<PyFileTree> {
         Ok(py.detach(|| contained(|| PyFileTree::open(Arc::clone(&self.0), &parse_id(snapshot)?, &path)))?)
     }
@@ -388,6 +423,7 @@ impl PyDisk {
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PySnapshot>()?;
     module.add_class::<PyBackupResult>()?;
+    module.add_class::<PyCopied>()?;
     module.add_class::<PyPruned>()?;
     module.add_class::<PyRepository>()?;
     module.add_class::<PyFileTree>()?;

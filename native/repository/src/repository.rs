@@ -48,7 +48,7 @@ pub fn describe(store: &Store) -> String {
 
 impl Repository {
     /// Make a new, encrypted repository of format 2 in an empty or missing folder.
-    pub fn init(path: &Path, password: &str) -> Result<Self> {
+    pub fn init(path: &Path, password: &str, append_only: bool) -> Result<Self> {
         let store = Store::new(path);
         let occupied = path.is_file() || path.read_dir().is_ok_and(|mut entries| entries.next().is_some());
         if occupied {
@@ -59,7 +59,7 @@ impl Repository {
             .init(
                 &Credentials::password(password),
                 &KeyOptions::default().with_created(true),
-                &ConfigOptions::default(),
+                &ConfigOptions::default().set_append_only(append_only.then_some(true)),
             )
             .map_err(|error| Error::rustic(&describe(&store), &error))?;
         Self::from_inner(store, inner)
@@ -84,6 +84,10 @@ impl Repository {
     fn from_inner(store: Store, inner: rustic_core::Repository<OpenStatus>) -> Result<Self> {
         let level = inner.config().zstd().map_err(|error| Error::rustic(&describe(&store), &error))?;
         Ok(Self { key: Key::new(&inner.key()), store, level, inner })
+    }
+
+    pub fn is_append_only(&self) -> bool {
+        self.inner.config().append_only == Some(true)
     }
 
     /// Read, decrypt, unpack and parse an index or snapshot file.
