@@ -25,7 +25,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from livemount.core.errors import ConflictError, CorruptError, NotFoundError
+from livemount.core.errors import ConflictError, CorruptError, NotFoundError, UnsupportedError
 from livemount.core.files import replace_file
 from livemount.core.machine import Frozen
 
@@ -137,6 +137,53 @@ class Pins:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", holder):
             raise ValueError(f"{holder!r} cannot name who holds a pin")
         return self._folder / "pins" / f"{holder}.json"
+
+
+class ElsewherePins(Pins):
+    """Of a repository that is not in a folder: nothing of it may go, so that there is nothing to pin.
+
+    No lock there is one that every program would wait for, so that what needs one alone is refused.
+    """
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+
+    @property
+    def unfinished(self) -> Path:
+        """Raises `UnsupportedError`: a backup that was killed begins again."""
+        raise self._refusal()
+
+    @property
+    def kept(self) -> bool:
+        """They are not."""
+        return False
+
+    def begin(self) -> None:
+        """There is nothing to make."""
+
+    @contextlib.contextmanager
+    def locked(self, _lock: Lock, *, alone: bool, patience: float = PATIENCE) -> Iterator[None]:  # noqa: ARG002
+        """Refuse with `UnsupportedError` what removes something; the others do not disturb each other."""
+        if alone:
+            raise self._refusal()
+        yield
+
+    def pin(self, _holder: str, _snapshot: str, _reason: str) -> None:
+        """Raises `UnsupportedError`."""
+        raise self._refusal()
+
+    def unpin(self, _holder: str) -> None:
+        """There is none."""
+
+    def all(self) -> dict[str, list[Pin]]:
+        """None."""
+        return {}
+
+    def _refusal(self) -> UnsupportedError:
+        return UnsupportedError(
+            f"nothing is held in, forgotten in or pruned from {self._place}: mounts could not be kept safe",
+            hint="while no copy of it is mounted and no backup made, `restic forget` and `restic prune` do it",
+        )
 
 
 def mount_holder(host_root: Path, mount: str) -> str:
