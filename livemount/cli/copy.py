@@ -40,7 +40,7 @@ def copy(
         raise UsageError("which copies are meant is not told", hint="give some, or --name NAME, or --all")
     settings = Settings()
     repository = open_repository(settings)
-    other = Repository.open(Path(to), to_password_file or settings.repository_password)
+    other = Repository.open(to, to_password_file or settings.repository_password)
     found = [repository.find(reference) for reference in copies] if copies else repository.copies(name)
     if name is not None and not found:
         repository.find(name)  # says what there is

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from livemount.core.errors import ConflictError, CorruptError, NotFoundError
+from livemount.core.errors import ConflictError, CorruptError, NotFoundError, UnsupportedError
 from livemount.core.files import replace_file
 from livemount.core.machine import Frozen
 
@@ -139,6 +139,53 @@ class Pins:
         return self._folder / "pins" / f"{holder}.json"
 
 
+class ElsewherePins(Pins):
+    """Of a repository that is not in a folder: nothing of it may go, so that there is nothing to pin.
+
+    No lock there is one that every program would wait for, so that what needs one alone is refused.
+    """
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+
+    @property
+    def unfinished(self) -> Path:
+        """Raises `UnsupportedError`: a backup that was killed begins again."""
+        raise self._refusal()
+
+    @property
+    def kept(self) -> bool:
+        """They are not."""
+        return False
+
+    def begin(self) -> None:
+        """There is nothing to make."""
+
+    @contextlib.contextmanager
+    def locked(self, _lock: Lock, *, alone: bool, patience: float = PATIENCE) -> Iterator[None]:  # noqa: ARG002
+        """Refuse with `UnsupportedError` what removes something; the others do not disturb each other."""
+        if alone:
+            raise self._refusal()
+        yield
+
+    def pin(self, _holder: str, _snapshot: str, _reason: str) -> None:
+        """Raises `UnsupportedError`."""
+        raise self._refusal()
+
+    def unpin(self, _holder: str) -> None:
+        """There is none."""
+
+    def all(self) -> dict[str, list[Pin]]:
+        """None."""
+        return {}
+
+    def _refusal(self) -> UnsupportedError:
+        return UnsupportedError(
+            f"nothing is held in, forgotten in or pruned from {self._place}: mounts could not be kept safe",
+            hint="while no copy of it is mounted and no backup made, `restic forget` and `restic prune` do it",
+        )
+
+
 def mount_holder(host_root: Path, mount: str) -> str:
     """The name under which a mount of a live-mount host pins its copy: no other host or environment has it."""
     machine = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:60] or "host"
@@ -146,7 +193,7 @@ def mount_holder(host_root: Path, mount: str) -> str:
 
 
 @contextlib.contextmanager
-def tolerant_of_read_only(repository: Path, so: str = "its copy is mounted without a pin") -> Iterator[None]:
+def tolerant_of_read_only(repository: Path | str, so: str = "its copy is mounted without a pin") -> Iterator[None]:
     """Let the use of a repository that cannot be written go on without a pin or a lock, and say so."""
     try:
         yield

@@ -188,8 +188,9 @@ def _module(uri: str) -> SourceModule:
     if not colon or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
         raise UsageError(f"{uri!r} is no source URI", hint="for example file:///images/web01.raw")
     # Most are named like their scheme: the others' libraries, which each worker would need memory for, stay out.
-    if scheme in _names() and scheme in _import(scheme).SCHEMES:
-        return _import(scheme)
+    name = scheme.partition("+")[0]
+    if name in _names() and scheme in _import(name).SCHEMES:
+        return _import(name)
     if scheme not in _modules():
         raise UnsupportedError(f"there is no source for {scheme!r}", hint=f"known are {', '.join(schemes())}")
     return _modules()[scheme]

@@ -1,4 +1,4 @@
-"""A repository of copies, in restic's format (version 2), in a local folder.
+"""A repository of copies, in restic's format (version 2), in a local folder or in S3.
 
 A copy is a snapshot with the tag `livemount`, its host name the machine's name: `/NAME/disk0.raw`, `/NAME/disk1.raw`
 and so on, and `/NAME/machine.json`. A backup leaves a whole snapshot or none; readers need no lock.
@@ -26,15 +26,14 @@ from livemount.core.errors import (
     DeniedError,
     LivemountError,
     NotFoundError,
-    UnavailableError,
     UnsupportedError,
     UsageError,
 )
 from livemount.core.machine import Copy, CopyDisk, DiskDescription, DiskKind, Frozen, MachineDescription, is_name
-from livemount.core.secrets import read_secret
+from livemount.core.secrets import read_password
 from livemount.media.detect import detect, detect_firmware
 from livemount.media.disks import BITMAP, Changes, DiskInput, OpenDisk, disk_file, opened, with_data
-from livemount.media.pins import Lock, Pins, tolerant_of_read_only
+from livemount.media.pins import ElsewherePins, Lock, Pins, tolerant_of_read_only
 from livemount.media.registry import SourceUri
 
 log = logging.getLogger(__name__)
@@ -189,27 +188,42 @@ class Decision:
 class Repository:
     """An open repository. Every method may be called from any thread."""
 
-    def __init__(self, path: Path, native: _native.Repository) -> None:
-        self.path = path
-        self.pins = Pins(path)
+    def __init__(self, place: Path | str, native: _native.Repository) -> None:
+        self.place = place
+        """Its folder, or its URI."""
+        self.pins = ElsewherePins(place) if isinstance(place, str) else Pins(place)
         self._native = native
 
     @classmethod
-    def init(cls, path: Path, password_file: Path, *, append_only: bool = False) -> Repository:
-        """Make a new, encrypted repository in an empty or missing folder; one that is append-only forgets nothing.
+    def init(cls, place: Path | str, password_file: Path, *, append_only: bool = False) -> Repository:
+        """Make a new, encrypted repository: in an empty or missing folder, or where a URI names a place without any.
 
-        Raises `ConflictError` when the folder is not empty, `DeniedError` for a bad password file.
+        From one that is `append_only` nothing is ever removed.
+
+        Raises `ConflictError` when something is there, `DeniedError` for a bad password file or wrong keys,
+        `UsageError` for a malformed URI, `NotFoundError` for a missing bucket, `UnavailableError`.
         """
-        path = path.absolute()
-        made = cls(path, _native.Repository.init(path, _password(password_file), append_only))
+        place = _absolute(place)
+        made = cls(place, _native.Repository.init(place, *read_password(password_file), append_only))
         made.pins.begin()
         return made
 
     @classmethod
-    def open(cls, path: Path, password_file: Path) -> Repository:
-        """Open a repository. Raises `NotFoundError`, `DeniedError` for a wrong password, `CorruptError`."""
-        path = path.absolute()
-        return cls(path, _native.Repository.open(path, _password(password_file)))
+    def open(cls, place: Path | str, password_file: Path) -> Repository:
+        """Open a repository, by its folder or its URI.
+
+        Raises `NotFoundError`, `DeniedError` for a wrong password or wrong keys, `CorruptError`, `UnavailableError`,
+        `UsageError` for a malformed URI.
+        """
+        place = _absolute(place)
+        return cls(place, _native.Repository.open(place, *read_password(password_file)))
+
+    @property
+    def path(self) -> Path:
+        """Its folder. Raises `UnsupportedError` for one that is elsewhere."""
+        if isinstance(self.place, str):
+            raise UnsupportedError(f"{self.place} is not a folder")
+        return self.place
 
     def backup(
         self,
@@ -382,7 +396,7 @@ class Repository:
     @contextlib.contextmanager
     def _journal(self, name: str, disks: list[OpenDisk]) -> Iterator[Path | None]:
         """Where to note what is stored of these disks: nowhere when nothing names their content, or in use."""
-        if not all(disk.origin for disk in disks):
+        if isinstance(self.place, str) or not all(disk.origin for disk in disks):
             yield None
             return
         facts = [(disk.origin, disk.size) for disk in disks]
@@ -415,7 +429,7 @@ class Repository:
             try:
                 copies.append(self._copy(snapshot.id, snapshot.hostname, snapshot.time, self._note(snapshot)))
             except LivemountError as error:
-                damaged.append(f"the snapshot {snapshot.id} of {self.path}: {error.message}")
+                damaged.append(f"the snapshot {snapshot.id} of {self.place}: {error.message}")
         return Listing(copies, damaged)
 
     def copies(self, name: str | None = None) -> list[Copy]:
@@ -427,15 +441,11 @@ class Repository:
 
     def find(self, reference: str) -> Copy:
         """The copy that a reference names; see `choose`."""
-        return choose(self.copies(), reference, str(self.path))
+        return choose(self.copies(), reference, str(self.place))
 
     def state(self) -> State:
         """What its copies depend on, without reading them: cheap. Raises `UnavailableError` when it is away."""
-        try:
-            config = (self.path / "config").read_bytes()
-            snapshots = sorted(entry.name for entry in (self.path / "snapshots").iterdir())
-        except OSError as error:
-            raise UnavailableError(f"the repository {self.path} cannot be read: {error.strerror}") from error
+        config, snapshots = self._native.state()
         return State(hashlib.sha256(config).hexdigest(), hashlib.sha256("\n".join(snapshots).encode()).hexdigest())
 
     def check(self, read_percent: float = 0) -> CheckReport:
@@ -477,7 +487,7 @@ class Repository:
     def _must_forget(self) -> None:
         if self._native.append_only:
             raise DeniedError(
-                f"{self.path} is append-only: nothing in it is forgotten or pruned",
+                f"{self.place} is append-only: nothing in it is forgotten or pruned",
                 hint="to give back its room, `livemount copy` what is to stay to a new repository",
             )
 
@@ -515,15 +525,15 @@ class Repository:
         that is damaged, `NotFoundError`, `UnavailableError`, `NoSpaceError`. None of the copies is there then.
         """
         if self.state().identity == other.state().identity:
-            raise ConflictError(f"{self.path} and {other.path} are the same repository")
+            raise ConflictError(f"{self.place} and {other.place} are the same repository")
         with contextlib.ExitStack() as stack:
-            with tolerant_of_read_only(self.path, "it must not be pruned meanwhile"):
+            with tolerant_of_read_only(self.place, "it must not be pruned meanwhile"):
                 stack.enter_context(self.pins.locked(Lock.PACKS, alone=False))
             stack.enter_context(other.pins.locked(Lock.PACKS, alone=False))
             done = self._native.copy_to(
                 other._native, [copy.id for copy in copies], checkpoint, progress or (lambda _read, _total: None)
             )
-        log.info("copied %d copies to %s: %d bytes added", len(copies), other.path, done.added)
+        log.info("copied %d copies to %s: %d bytes added", len(copies), other.place, done.added)
         return Auxiliary([Copied(copy_id=id, now=now) for id, now in done.snapshots], done.read, done.added)
 
     def digest(self, copy: Copy, disk: int | None = None) -> str:
@@ -564,9 +574,12 @@ class Repository:
         )
 
     def _uri(self, snapshot: str, path: str, kind: DiskKind) -> SourceUri:
-        if kind is DiskKind.FILES:
-            return SourceUri("files", self.path, {"snapshot": snapshot, "path": path})
-        return SourceUri("restic", self.path, {"snapshot": snapshot, "file": path})
+        options = {"snapshot": snapshot, "path" if kind is DiskKind.FILES else "file": path}
+        scheme = "files" if kind is DiskKind.FILES else "restic"
+        if isinstance(self.place, Path):
+            return SourceUri(scheme, self.place, options)
+        there = SourceUri.parse(self.place, host=True)
+        return replace(there, scheme=there.scheme.replace("restic", scheme, 1), options=options)
 
     def _copy(self, id: str, name: str, microseconds: int, note: Note) -> Copy:
         told = note.machine.disks or (DiskDescription(file=disk_file(0), size=note.size, boot=True),)
@@ -615,8 +628,7 @@ def choose(everything: list[Copy], reference: str, place: str) -> Copy:
     raise NotFoundError(f"{place} has no copy {reference}", hint=f"copies of {name}: {listed}")
 
 
-def _password(file: Path) -> str:
-    password = read_secret(file)
-    if not password:
-        raise UsageError(f"the password file {file} is empty")
-    return password
+def _absolute(place: Path | str) -> Path | str:
+    if "://" in str(place):
+        return str(place)
+    return Path(place).absolute()

@@ -1,5 +1,6 @@
 """`files:///REPOSITORY?snapshot=ID&path=PATH`: a disk synthesised from a folder of a snapshot of a restic repository.
 
+`files+s3://HOST[:PORT]/BUCKET[/PREFIX]?...` for one in S3, as `restic+s3`.
 Copies that livemount made of files, and whole systems that restic backed up (`path=/`). Only metadata is written, into
 a sparse file without a name; a read of a file's data recalls that chunk, checked by its MAC and its SHA-256.
 """
@@ -9,14 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from livemount._native import FilesDisk, Repository
-from livemount.core.errors import DeniedError
-from livemount.core.secrets import read_secret
-from livemount.media.registry import SourceUri
+from livemount._native import FilesDisk
 from livemount.media.source import Extent, Source
-from livemount.media.sources.restic import pin_snapshot, unpin_snapshot, whole_id
+from livemount.media.sources.restic import open_repository, parse, pin_snapshot, unpin_snapshot, whole_id
 
-SCHEMES = ("files",)
+SCHEMES = ("files", "files+s3")
 
 
 class SynthesisedDisk:
@@ -58,22 +56,20 @@ def open(uri: str, password_file: Path | None) -> Source:
     # Imported late: it runs programs, which no other source does when it is opened.
     from livemount.media.files.layout import synthesise
 
-    parsed = SourceUri.parse(uri)
+    parsed, place = parse(uri)
     snapshot, path = parsed.require("snapshot", "path")
-    if password_file is None:
-        raise DeniedError(f"{parsed.path} has a password", hint="name the file that holds it")
-    repository = Repository.open(parsed.path, read_secret(password_file))
-    tree = repository.file_tree(whole_id(repository, snapshot, parsed.path), Path(path))
+    repository = open_repository(place, password_file)
+    tree = repository.file_tree(whole_id(repository, snapshot, place), Path(path))
     return SynthesisedDisk(synthesise(tree))
 
 
 def pin(uri: str, holder: str, reason: str) -> None:
     """Keep the snapshot from being forgotten by us."""
-    parsed = SourceUri.parse(uri)
+    parsed, place = parse(uri)
     snapshot, _ = parsed.require("snapshot", "path")
-    pin_snapshot(parsed.path, snapshot, holder, reason)
+    pin_snapshot(place, snapshot, holder, reason)
 
 
 def unpin(uri: str, holder: str) -> None:
     """Let the snapshot be forgotten again."""
-    unpin_snapshot(SourceUri.parse(uri).path, holder)
+    unpin_snapshot(parse(uri)[1], holder)

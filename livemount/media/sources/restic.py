@@ -1,5 +1,6 @@
 """`restic:///REPOSITORY?snapshot=ID&file=PATH`: a disk image in a snapshot of a restic repository.
 
+`restic+s3://HOST[:PORT]/BUCKET[/PREFIX]?...` for one in S3, whose keys are in the password file or the environment.
 Copies that livemount made, and images that restic or rustic backed up. A chunk is checked by its MAC and its SHA-256.
 """
 
@@ -7,15 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from livemount._native import Disk, Repository
 from livemount.core.errors import ConflictError, DeniedError, NotFoundError
-from livemount.core.secrets import read_secret
+from livemount.core.secrets import read_password
 from livemount.media.registry import SourceUri
 from livemount.media.source import Extent, Source
 
-SCHEMES = ("restic",)
+SCHEMES = ("restic", "restic+s3")
 
 
 class ResticImage:
@@ -54,15 +56,28 @@ class ResticImage:
 
 def open(uri: str, password_file: Path | None) -> Source:
     """Open a disk image of a snapshot."""
-    parsed = SourceUri.parse(uri)
+    parsed, place = parse(uri)
     snapshot, file = parsed.require("snapshot", "file")
+    repository = open_repository(place, password_file)
+    return ResticImage(repository.disk(whole_id(repository, snapshot, place), Path(file)))
+
+
+def parse(uri: str) -> tuple[SourceUri, Path | str]:
+    """A URI, and the repository in it: its folder, or its URI for one that is elsewhere."""
+    scheme = uri.partition(":")[0]
+    kind = scheme.partition("+")[2]
+    parsed = SourceUri.parse(uri, host=bool(kind))
+    return parsed, str(replace(parsed, scheme=f"restic+{kind}", options={})) if kind else parsed.path
+
+
+def open_repository(place: Path | str, password_file: Path | None) -> Repository:
+    """Open it with the password, and the keys, of a file."""
     if password_file is None:
-        raise DeniedError(f"{parsed.path} has a password", hint="name the file that holds it")
-    repository = Repository.open(parsed.path, read_secret(password_file))
-    return ResticImage(repository.disk(whole_id(repository, snapshot, parsed.path), Path(file)))
+        raise DeniedError(f"{place} has a password", hint="name the file that holds it")
+    return Repository.open(place, *read_password(password_file))
 
 
-def whole_id(repository: Repository, start: str, path: Path) -> str:
+def whole_id(repository: Repository, start: str, path: Path | str) -> str:
     """The id that begins with these digits: restic itself shows eight of 64."""
     if not re.fullmatch(r"[0-9a-f]{8,63}", start):
         return start
@@ -74,8 +89,10 @@ def whole_id(repository: Repository, start: str, path: Path) -> str:
     return found[0]
 
 
-def pin_snapshot(repository: Path, snapshot: str, holder: str, reason: str) -> None:
-    """Pin a snapshot; a repository that we never wrote to stays as it is."""
+def pin_snapshot(repository: Path | str, snapshot: str, holder: str, reason: str) -> None:
+    """Pin a snapshot; a repository that we never wrote to stays as it is, and elsewhere we forget nothing."""
+    if isinstance(repository, str):
+        return
     # Imported late: a worker only reads, and with pydantic it would need half as much memory again.
     from livemount.media.pins import Pins, tolerant_of_read_only
 
@@ -85,8 +102,10 @@ def pin_snapshot(repository: Path, snapshot: str, holder: str, reason: str) -> N
             pins.pin(holder, snapshot, reason)
 
 
-def unpin_snapshot(repository: Path, holder: str) -> None:
+def unpin_snapshot(repository: Path | str, holder: str) -> None:
     """Take that pin away."""
+    if isinstance(repository, str):
+        return
     from livemount.media.pins import Pins, tolerant_of_read_only
 
     with tolerant_of_read_only(repository):
@@ -95,11 +114,11 @@ def unpin_snapshot(repository: Path, holder: str) -> None:
 
 def pin(uri: str, holder: str, reason: str) -> None:
     """Keep the snapshot from being forgotten by us."""
-    parsed = SourceUri.parse(uri)
+    parsed, place = parse(uri)
     snapshot, _ = parsed.require("snapshot", "file")
-    pin_snapshot(parsed.path, snapshot, holder, reason)
+    pin_snapshot(place, snapshot, holder, reason)
 
 
 def unpin(uri: str, holder: str) -> None:
     """Let the snapshot be forgotten again."""
-    unpin_snapshot(SourceUri.parse(uri).path, holder)
+    unpin_snapshot(parse(uri)[1], holder)

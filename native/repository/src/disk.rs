@@ -212,7 +212,7 @@ impl Disk {
         let (pack, entry) = self.place(number);
         let result = self.repository.read_blob(&pack, &entry);
         if !matches!(&result, Err(error) if error.kind == Kind::Corrupt)
-            || self.repository.store.has(FileType::Pack, &pack)
+            || self.repository.store.has(FileType::Pack, &pack)?
         {
             return result;
         }

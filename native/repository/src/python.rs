@@ -18,6 +18,7 @@ use crate::files::python::{PyFileTree, PyFilesDisk};
 use crate::input::{Image, Input};
 use crate::repository::Repository;
 use crate::retention::{Pruned, Verdict};
+use crate::store::Secrets;
 
 /// A panic is an error of the one request.
 pub fn contained<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -157,14 +158,24 @@ pub struct PyRepository(Arc<Repository>);
 #[pymethods]
 impl PyRepository {
     #[staticmethod]
-    fn init(py: Python<'_>, path: PathBuf, password: &str, append_only: bool) -> PyResult<Self> {
-        let repository = py.detach(|| contained(|| Repository::init(&path, password, append_only)))?;
+    #[pyo3(signature = (place, password, secrets=None, append_only=false))]
+    fn init(
+        py: Python<'_>,
+        place: PathBuf,
+        password: &str,
+        secrets: Option<Secrets>,
+        append_only: bool,
+    ) -> PyResult<Self> {
+        let secrets = secrets.unwrap_or_default();
+        let repository = py.detach(|| contained(|| Repository::init(&place, password, &secrets, append_only)))?;
         Ok(Self(Arc::new(repository)))
     }
 
     #[staticmethod]
-    fn open(py: Python<'_>, path: PathBuf, password: &str) -> PyResult<Self> {
-        let repository = py.detach(|| contained(|| Repository::open(&path, password)))?;
+    #[pyo3(signature = (place, password, secrets=None))]
+    fn open(py: Python<'_>, place: PathBuf, password: &str, secrets: Option<Secrets>) -> PyResult<Self> {
+        let secrets = secrets.unwrap_or_default();
+        let repository = py.detach(|| contained(|| Repository::open(&place, password, &secrets)))?;
         Ok(Self(Arc::new(repository)))
     }
 
@@ -172,6 +183,11 @@ impl PyRepository {
     #[getter]
     fn append_only(&self) -> bool {
         self.0.is_append_only()
+    }
+
+    /// The content of `config`, and the ids of the snapshots, in order.
+    fn state(&self, py: Python<'_>) -> PyResult<(Vec<u8>, Vec<String>)> {
+        Ok(py.detach(|| contained(|| self.0.state()))?)
     }
 
     /// Snapshots, oldest first, and the reasons why others cannot be read.

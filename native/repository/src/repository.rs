@@ -14,13 +14,13 @@ use serde::de::DeserializeOwned;
 use crate::crypto::{Key, hash};
 use crate::error::{Error, Kind, Result};
 use crate::index::{BlobKind, Entry, Index};
-use crate::store::{Store, kind_name};
+use crate::store::{self, Backend, Secrets, Store, kind_name};
 
 /// Files and blobs larger than this are not ours or not sane: a damaged length must not take all memory.
 const MAX_BLOB: u32 = 1 << 30;
 
 pub struct Repository {
-    pub store: Store,
+    pub store: Arc<dyn Store>,
     pub key: Key,
     /// Level of compression; none in repositories of format 1.
     pub level: Option<i32>,
@@ -35,24 +35,23 @@ pub struct Snapshots {
     pub bad: Vec<Error>,
 }
 
-fn unopened(store: &Store) -> Result<rustic_core::Repository<()>> {
+fn unopened(store: &Arc<dyn Store>) -> Result<rustic_core::Repository<()>> {
     // No cache: it would keep metadata of users' repositories in the home folder of whoever runs this.
     let options = RepositoryOptions::default().no_cache(true);
-    let backends = RepositoryBackends::new(Arc::new(store.clone()), None);
-    rustic_core::Repository::new(&options, &backends).map_err(|error| Error::rustic(&describe(store), &error))
+    let backends = RepositoryBackends::new(Arc::new(Backend(Arc::clone(store))), None);
+    rustic_core::Repository::new(&options, &backends).map_err(|error| Error::rustic(&describe(&**store), &error))
 }
 
-pub fn describe(store: &Store) -> String {
-    format!("the repository {}", store.root().display())
+pub fn describe(store: &dyn Store) -> String {
+    format!("the repository {}", store.place())
 }
 
 impl Repository {
-    /// Make a new, encrypted repository of format 2 in an empty or missing folder.
-    pub fn init(path: &Path, password: &str, append_only: bool) -> Result<Self> {
-        let store = Store::new(path);
-        let occupied = path.is_file() || path.read_dir().is_ok_and(|mut entries| entries.next().is_some());
-        if occupied {
-            return Err(Error::new(Kind::Conflict, format!("{} is not empty", path.display()))
+    /// Make a new, encrypted repository of format 2 in an empty place.
+    pub fn init(place: &Path, password: &str, secrets: &Secrets, append_only: bool) -> Result<Self> {
+        let store = store::open(place, secrets)?;
+        if !store.is_empty()? {
+            return Err(Error::new(Kind::Conflict, format!("{} is not empty", store.place()))
                 .hint("a new repository needs a folder of its own"));
         }
         let inner = unopened(&store)?
@@ -61,28 +60,37 @@ impl Repository {
                 &KeyOptions::default().with_created(true),
                 &ConfigOptions::default().set_append_only(append_only.then_some(true)),
             )
-            .map_err(|error| Error::rustic(&describe(&store), &error))?;
+            .map_err(|error| Error::rustic(&describe(&*store), &error))?;
         Self::from_inner(store, inner)
     }
 
     /// Open a repository of format 1 or 2.
-    pub fn open(path: &Path, password: &str) -> Result<Self> {
-        let store = Store::new(path);
+    pub fn open(place: &Path, password: &str, secrets: &Secrets) -> Result<Self> {
+        let store = store::open(place, secrets)?;
         if store.files(FileType::Config)?.is_empty() {
-            return Err(Error::new(Kind::NotFound, format!("there is no repository in {}", path.display())));
+            return Err(Error::new(Kind::NotFound, format!("there is no repository in {}", store.place())));
         }
         let inner = unopened(&store)?.open(&Credentials::password(password)).map_err(|error| {
             if error.is_incorrect_password() {
-                Error::new(Kind::Denied, format!("wrong password for {}", describe(&store)))
+                Error::new(Kind::Denied, format!("wrong password for {}", describe(&*store)))
             } else {
-                Error::rustic(&format!("{} cannot be opened", describe(&store)), &error)
+                Error::rustic(&format!("{} cannot be opened", describe(&*store)), &error)
             }
         })?;
         Self::from_inner(store, inner)
     }
 
-    fn from_inner(store: Store, inner: rustic_core::Repository<OpenStatus>) -> Result<Self> {
-        let level = inner.config().zstd().map_err(|error| Error::rustic(&describe(&store), &error))?;
+    /// The content of `config`, and the ids of the snapshots, in order.
+    pub fn state(&self) -> Result<(Vec<u8>, Vec<String>)> {
+        let config = self.store.get(FileType::Config, &Id::default())?;
+        let files = self.store.files(FileType::Snapshot)?;
+        let mut snapshots: Vec<_> = files.iter().map(|(id, _)| id.to_hex().to_string()).collect();
+        snapshots.sort_unstable();
+        Ok((config, snapshots))
+    }
+
+    fn from_inner(store: Arc<dyn Store>, inner: rustic_core::Repository<OpenStatus>) -> Result<Self> {
+        let level = inner.config().zstd().map_err(|error| Error::rustic(&describe(&*store), &error))?;
         Ok(Self { key: Key::new(&inner.key()), store, level, inner })
     }
 
@@ -97,7 +105,7 @@ impl Repository {
                 "the {} file {} of {} is damaged: {reason}",
                 kind_name(kind),
                 &*id.to_hex(),
-                describe(&self.store)
+                describe(&*self.store)
             ))
         };
         let sealed = self.store.read(kind, id)?;
@@ -139,7 +147,7 @@ impl Repository {
                 "the chunk {} in pack {} of {} is damaged: {reason}",
                 &*entry.id.to_hex(),
                 &*pack.to_hex(),
-                describe(&self.store)
+                describe(&*self.store)
             ))
             .hint("`restic check --read-data` lists what is damaged")
         };
@@ -181,7 +189,7 @@ impl Repository {
         if !known {
             return Err(Error::new(
                 Kind::NotFound,
-                format!("{} has no snapshot {}", describe(&self.store), &*id.to_hex()),
+                format!("{} has no snapshot {}", describe(&*self.store), &*id.to_hex()),
             ));
         }
         self.read_json(FileType::Snapshot, id)
@@ -257,7 +265,7 @@ impl Repository {
                     .map(|(level, finding)| (format!("{level:?}") == "Error", finding.to_string())),
             ),
             Err(error) => {
-                let error = Error::rustic(&describe(&self.store), &error);
+                let error = Error::rustic(&describe(&*self.store), &error);
                 if error.kind != Kind::Corrupt {
                     return Err(error);
                 }

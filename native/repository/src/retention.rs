@@ -5,7 +5,7 @@
 
 use jiff::{Span, Zoned};
 use rustic_core::repofile::SnapshotFile;
-use rustic_core::{FileType, Id, KeepOptions, LimitOption, PruneOptions, WriteBackend};
+use rustic_core::{FileType, Id, KeepOptions, LimitOption, PruneOptions};
 
 use crate::error::{Error, Kind, Result};
 use crate::repository::{Repository, describe};
@@ -51,7 +51,7 @@ impl Repository {
 
     fn must_not_be_append_only(&self) -> Result<()> {
         if self.is_append_only() {
-            return Err(Error::new(Kind::Denied, format!("{} is append-only", describe(&self.store)))
+            return Err(Error::new(Kind::Denied, format!("{} is append-only", describe(&*self.store)))
                 .hint("nothing that was written to it is ever removed; to end that, make a new one and `livemount copy`"));
         }
         Ok(())
@@ -61,9 +61,7 @@ impl Repository {
     pub fn forget(&self, ids: &[Id]) -> Result<()> {
         self.must_not_be_append_only()?;
         for id in ids {
-            self.store
-                .remove(FileType::Snapshot, id, false)
-                .map_err(|error| Error::rustic(&describe(&self.store), &error))?;
+            self.store.remove(FileType::Snapshot, id)?;
         }
         Ok(())
     }
@@ -72,7 +70,7 @@ impl Repository {
     /// hold something needed; `keep` the seconds for which a marked pack stays.
     pub fn prune(&self, plan_only: bool, max_unused: u64, keep: i64) -> Result<Pruned> {
         self.must_not_be_append_only()?;
-        let fail = |error: Box<rustic_core::RusticError>| Error::rustic(&describe(&self.store), &error);
+        let fail = |error: Box<rustic_core::RusticError>| Error::rustic(&describe(&*self.store), &error);
         let mut options = PruneOptions::default();
         options.max_unused = LimitOption::Percentage(max_unused);
         options.max_repack = LimitOption::Unlimited;
