@@ -95,6 +95,16 @@ class AgentConfig(Frozen):
         split_address(text)
         return text
 
+    def password_of(self, uri: str) -> Path | None:
+        """The password file of a source that is served, by its URI."""
+        for export in self.exports.values():
+            if export.source == uri:
+                return export.password_file
+        for repository in self.repositories.values():
+            if uri.startswith(f"{SourceUri('restic', repository.repository, {})}?"):
+                return repository.password_file
+        return None
+
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens."""

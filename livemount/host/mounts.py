@@ -80,7 +80,8 @@ class Mounts:
             record = self._admit(mount, request)
             try:
                 for source, holder in self.records.pins(mount, request):
-                    pin_source(source, holder, f"the mount {mount} on {gethostname()}")
+                    reason = f"the mount {mount} on {gethostname()}"
+                    pin_source(source, holder, reason, request.password_file)
                 if not record.prepared:
                     record = self._prepare_disk(mount, record)
                 self._export(mount, record)
@@ -265,7 +266,10 @@ class Mounts:
         else:
             steps.insert(0, lambda: self.boot.withdraw(record.request.address))
             steps += [partial(self.driver.destroy, spec.id) for spec in self.records.disk_specs(mount, record.request)]
-            steps += [partial(unpin_source, *pin) for pin in self.records.pins(mount, record.request)]
+            steps += [
+                partial(unpin_source, source, holder, record.request.password_file)
+                for source, holder in self.records.pins(mount, record.request)
+            ]
         for step in steps:
             try:
                 step()

@@ -98,10 +98,10 @@ class SourceModule(Protocol):
 class PinningModule(Protocol):
     """What a module offers as well, whose sources are subject to retention."""
 
-    def pin(self, uri: str, holder: str, reason: str) -> None:
+    def pin(self, uri: str, holder: str, reason: str, password_file: Path | None) -> None:
         """Keep it from being removed."""
 
-    def unpin(self, uri: str, holder: str) -> None:
+    def unpin(self, uri: str, holder: str, password_file: Path | None) -> None:
         """Let it be removed again."""
 
 
@@ -166,21 +166,22 @@ def changes_between(before: str, after: str, password_file: Path | None) -> Iter
     return module.changes(before, after, password_file)
 
 
-def pin_source(uri: str, holder: str, reason: str) -> None:
+def pin_source(uri: str, holder: str, reason: str, password_file: Path | None = None) -> None:
     """Keep what `uri` names from being removed by retention, where it is subject to one, until `unpin_source`.
 
-    `holder` names who needs it, `reason` tells people. Raises `NotFoundError` when it is gone, `ConflictError`.
+    `holder` names who needs it, `reason` tells people. Raises `NotFoundError` when it is gone, `ConflictError`, and for
+    a repository elsewhere what opening it raises.
     """
     module = _module(uri)
     if isinstance(module, PinningModule):
-        module.pin(uri, holder, reason)
+        module.pin(uri, holder, reason, password_file)
 
 
-def unpin_source(uri: str, holder: str) -> None:
+def unpin_source(uri: str, holder: str, password_file: Path | None = None) -> None:
     """Undo `pin_source`; nothing happens when there is no pin."""
     module = _module(uri)
     if isinstance(module, PinningModule):
-        module.unpin(uri, holder)
+        module.unpin(uri, holder, password_file)
 
 
 def _module(uri: str) -> SourceModule:

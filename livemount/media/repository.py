@@ -1,4 +1,4 @@
-"""A repository of copies, in restic's format (version 2), in a local folder or in S3.
+"""A repository of copies, in restic's format (version 2), in a local folder or elsewhere.
 
 A copy is a snapshot with the tag `livemount`, its host name the machine's name: `/NAME/disk0.raw`, `/NAME/disk1.raw`
 and so on, and `/NAME/machine.json`. A backup leaves a whole snapshot or none; readers need no lock.
@@ -33,7 +33,8 @@ from livemount.core.machine import Copy, CopyDisk, DiskDescription, DiskKind, Fr
 from livemount.core.secrets import read_password
 from livemount.media.detect import detect, detect_firmware
 from livemount.media.disks import BITMAP, Changes, DiskInput, OpenDisk, disk_file, opened, with_data
-from livemount.media.pins import ElsewherePins, Lock, Pins, tolerant_of_read_only
+from livemount.media.notes import pins_of
+from livemount.media.pins import Lock, Pins, tolerant_of_read_only
 from livemount.media.registry import SourceUri
 
 log = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ class Repository:
     def __init__(self, place: Path | str, native: _native.Repository) -> None:
         self.place = place
         """Its folder, or its URI."""
-        self.pins = ElsewherePins(place) if isinstance(place, str) else Pins(place)
+        self.pins: Pins = pins_of(place, native)
         self._native = native
 
     @classmethod
@@ -401,7 +402,7 @@ class Repository:
             return
         facts = [(disk.origin, disk.size) for disk in disks]
         folder = self.pins.unfinished
-        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = folder / hashlib.sha256(repr((name, facts)).encode()).hexdigest()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -465,7 +466,7 @@ class Repository:
         damaged pin.
         """
         self._must_forget()
-        with self.pins.locked(Lock.PINS, alone=True):
+        with self.pins.locked(Lock.PINS, alone=True) as held:
             pins = self.pins.all()
             machines: defaultdict[str, dict[str, Copy]] = defaultdict(dict)
             for copy in self.copies(name):
@@ -481,7 +482,10 @@ class Repository:
                     raise UsageError(f"these rules keep no copy of {machine}", hint="nothing was forgotten")
             decisions.sort(key=lambda each: each.copy.time)
             if not plan_only:
-                self._native.forget([each.copy.id for each in decisions if not each.kept])
+                for each in decisions:
+                    if not each.kept:
+                        held()
+                        self._native.forget([each.copy.id])
         return decisions
 
     def _must_forget(self) -> None:

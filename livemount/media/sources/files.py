@@ -1,6 +1,6 @@
 """`files:///REPOSITORY?snapshot=ID&path=PATH`: a disk synthesised from a folder of a snapshot of a restic repository.
 
-`files+s3://HOST[:PORT]/BUCKET[/PREFIX]?...` for one in S3, as `restic+s3`.
+`files+s3://...` and so on for one elsewhere, as `restic+s3`.
 Copies that livemount made of files, and whole systems that restic backed up (`path=/`). Only metadata is written, into
 a sparse file without a name; a read of a file's data recalls that chunk, checked by its MAC and its SHA-256.
 """
@@ -12,9 +12,9 @@ from pathlib import Path
 
 from livemount._native import FilesDisk
 from livemount.media.source import Extent, Source
-from livemount.media.sources.restic import open_repository, parse, pin_snapshot, unpin_snapshot, whole_id
+from livemount.media.sources.restic import ELSEWHERE, open_repository, parse, pin_snapshot, unpin_snapshot, whole_id
 
-SCHEMES = ("files", "files+s3")
+SCHEMES = ("files", *(f"files+{kind}" for kind in ELSEWHERE))
 
 
 class SynthesisedDisk:
@@ -63,13 +63,13 @@ def open(uri: str, password_file: Path | None) -> Source:
     return SynthesisedDisk(synthesise(tree))
 
 
-def pin(uri: str, holder: str, reason: str) -> None:
+def pin(uri: str, holder: str, reason: str, password_file: Path | None) -> None:
     """Keep the snapshot from being forgotten by us."""
     parsed, place = parse(uri)
     snapshot, _ = parsed.require("snapshot", "path")
-    pin_snapshot(place, snapshot, holder, reason)
+    pin_snapshot(place, snapshot, holder, reason, password_file)
 
 
-def unpin(uri: str, holder: str) -> None:
+def unpin(uri: str, holder: str, password_file: Path | None) -> None:
     """Let the snapshot be forgotten again."""
-    unpin_snapshot(parse(uri)[1], holder)
+    unpin_snapshot(parse(uri)[1], holder, password_file)

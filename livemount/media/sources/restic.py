@@ -1,6 +1,7 @@
 """`restic:///REPOSITORY?snapshot=ID&file=PATH`: a disk image in a snapshot of a restic repository.
 
-`restic+s3://HOST[:PORT]/BUCKET[/PREFIX]?...` for one in S3, whose keys are in the password file or the environment.
+`restic+s3://...`, `restic+azure://...`, `restic+rest://...`, `restic+sftp://...` for one elsewhere, whose keys are in the
+password file or the environment.
 Copies that livemount made, and images that restic or rustic backed up. A chunk is checked by its MAC and its SHA-256.
 """
 
@@ -10,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from livemount._native import Disk, Repository
 from livemount.core.errors import ConflictError, DeniedError, NotFoundError
@@ -17,7 +19,11 @@ from livemount.core.secrets import read_password
 from livemount.media.registry import SourceUri
 from livemount.media.source import Extent, Source
 
-SCHEMES = ("restic", "restic+s3")
+if TYPE_CHECKING:
+    from livemount.media.pins import Pins
+
+ELSEWHERE = ("s3", "azure", "rest", "sftp")
+SCHEMES = ("restic", *(f"restic+{kind}" for kind in ELSEWHERE))
 
 
 class ResticImage:
@@ -89,36 +95,45 @@ def whole_id(repository: Repository, start: str, path: Path | str) -> str:
     return found[0]
 
 
-def pin_snapshot(repository: Path | str, snapshot: str, holder: str, reason: str) -> None:
-    """Pin a snapshot; a repository that we never wrote to stays as it is, and elsewhere we forget nothing."""
-    if isinstance(repository, str):
-        return
+def pins_of(place: Path | str, password_file: Path | None) -> Pins:
+    """The pins of a repository; of one elsewhere, or used as such, they are sealed, so that it must be opened."""
     # Imported late: a worker only reads, and with pydantic it would need half as much memory again.
-    from livemount.media.pins import Pins, tolerant_of_read_only
+    from livemount.media.notes import pins_of
+    from livemount.media.pins import FolderPins
 
-    pins = Pins(repository)
+    if isinstance(place, Path) and not any(
+        folder.is_dir() for folder in (place / "livemount" / "locks", Path(f"{place}.livemount"))
+    ):
+        return FolderPins(place)
+    return pins_of(place, open_repository(place, password_file))
+
+
+def pin_snapshot(place: Path | str, snapshot: str, holder: str, reason: str, password_file: Path | None) -> None:
+    """Pin a snapshot; a repository that we never wrote to stays as it is."""
+    from livemount.media.pins import tolerant_of_read_only
+
+    pins = pins_of(place, password_file)
     if pins.kept:
-        with tolerant_of_read_only(repository):
+        with tolerant_of_read_only(place):
             pins.pin(holder, snapshot, reason)
 
 
-def unpin_snapshot(repository: Path | str, holder: str) -> None:
+def unpin_snapshot(place: Path | str, holder: str, password_file: Path | None) -> None:
     """Take that pin away."""
-    if isinstance(repository, str):
-        return
-    from livemount.media.pins import Pins, tolerant_of_read_only
+    from livemount.media.pins import tolerant_of_read_only
 
-    with tolerant_of_read_only(repository):
-        Pins(repository).unpin(holder)
+    pins = pins_of(place, password_file)
+    with tolerant_of_read_only(place):
+        pins.unpin(holder)
 
 
-def pin(uri: str, holder: str, reason: str) -> None:
+def pin(uri: str, holder: str, reason: str, password_file: Path | None) -> None:
     """Keep the snapshot from being forgotten by us."""
     parsed, place = parse(uri)
     snapshot, _ = parsed.require("snapshot", "file")
-    pin_snapshot(place, snapshot, holder, reason)
+    pin_snapshot(place, snapshot, holder, reason, password_file)
 
 
-def unpin(uri: str, holder: str) -> None:
+def unpin(uri: str, holder: str, password_file: Path | None) -> None:
     """Let the snapshot be forgotten again."""
-    unpin_snapshot(parse(uri)[1], holder)
+    unpin_snapshot(parse(uri)[1], holder, password_file)

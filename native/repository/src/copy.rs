@@ -8,11 +8,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use rustic_core::repofile::SnapshotFile;
-use rustic_core::{FileType, Id};
+use rustic_core::Id;
 
 use crate::error::{Error, Result};
 use crate::index::{BlobKind, Entry, Index};
 use crate::packer::{Packer, write_index};
+use crate::store::Area;
 use crate::repository::Repository;
 use crate::workers;
 
@@ -100,7 +101,7 @@ pub fn copy<E: From<Error>>(
             None => {
                 // Parents are snapshots of the repository it comes from.
                 let file = SnapshotFile { original: Some(origin.into()), parent: None, parents: Vec::new(), ..file };
-                (to.write_json(FileType::Snapshot, &file)?, true)
+                (to.write_json(Area::Snapshot, &file)?, true)
             }
         };
         copied.insert(origin, id);

@@ -3,11 +3,12 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rustic_core::{FileType, Id};
+use rustic_core::Id;
 use serde::{Deserialize, Serialize};
 
 use crate::crypto::OVERHEAD;
 use crate::error::{Error, Result};
+use crate::store::Area;
 use crate::repository::Repository;
 use crate::workers;
 
@@ -71,7 +72,7 @@ pub struct Index {
 impl Index {
     /// Read all index files. One that is damaged is named in `damaged`; one that cannot be read is an error.
     pub fn load(repository: &Repository) -> Result<Self> {
-        let files = repository.store.files(FileType::Index)?;
+        let files = repository.store.files(Area::Index)?;
         let next = AtomicUsize::new(0);
         let loaded = Mutex::new(Self { packs: Vec::new(), entries: Vec::new(), damaged: Vec::new() });
         let threads = workers::threads().min(files.len());
@@ -82,7 +83,7 @@ impl Index {
                     let Some((id, _)) = files.get(next.fetch_add(1, Ordering::Relaxed)) else {
                         break;
                     };
-                    let parsed = repository.read_json::<IndexFile>(FileType::Index, id);
+                    let parsed = repository.read_json::<IndexFile>(Area::Index, id);
                     let mut index = loaded.lock().expect("no thread panics while it holds it");
                     match parsed {
                         Ok(file) => index.add(file),

@@ -12,6 +12,7 @@ mod files;
 mod index;
 mod input;
 mod journal;
+mod notes;
 mod packer;
 mod parts;
 mod plan;

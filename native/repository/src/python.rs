@@ -18,7 +18,7 @@ use crate::files::python::{PyFileTree, PyFilesDisk};
 use crate::input::{Image, Input};
 use crate::repository::Repository;
 use crate::retention::{Pruned, Verdict};
-use crate::store::Secrets;
+use crate::store::{Area, Secrets};
 
 /// A panic is an error of the one request.
 pub fn contained<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -177,6 +177,25 @@ impl PyRepository {
         let secrets = secrets.unwrap_or_default();
         let repository = py.detach(|| contained(|| Repository::open(&place, password, &secrets)))?;
         Ok(Self(Arc::new(repository)))
+    }
+
+    /// The ids of the notes: see `livemount.media.notes`.
+    fn notes(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        let found = py.detach(|| contained(|| self.0.store.files(Area::Note)))?;
+        Ok(found.into_iter().map(|(id, _)| id.to_hex().to_string()).collect())
+    }
+
+    fn read_note<'py>(&self, py: Python<'py>, id: &str) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let text = py.detach(|| contained(|| self.0.read_note(&parse_id(id)?)))?;
+        Ok(text.map(|text| PyBytes::new(py, &text)))
+    }
+
+    fn write_note(&self, py: Python<'_>, text: &[u8]) -> PyResult<String> {
+        Ok(py.detach(|| contained(|| self.0.write_note(text)))?.to_hex().to_string())
+    }
+
+    fn remove_note(&self, py: Python<'_>, id: &str) -> PyResult<()> {
+        Ok(py.detach(|| contained(|| self.0.remove_note(&parse_id(id)?)))?)
     }
 
     /// Whether forgetting and pruning are refused.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustic_core::repofile::{Metadata, Node, NodeType, SnapshotFile, Tree};
 use rustic_core::{
-    CheckOptions, ConfigOptions, Credentials, FileType, Id, KeyOptions, OpenStatus, ReadSubsetOption,
+    CheckOptions, ConfigOptions, Credentials, Id, KeyOptions, OpenStatus, ReadSubsetOption,
     RepositoryBackends, RepositoryOptions,
 };
 use serde::de::DeserializeOwned;
@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use crate::crypto::{Key, hash};
 use crate::error::{Error, Kind, Result};
 use crate::index::{BlobKind, Entry, Index};
-use crate::store::{self, Backend, Secrets, Store, kind_name};
+use crate::store::{self, Area, Backend, Secrets, Store};
 
 /// Files and blobs larger than this are not ours or not sane: a damaged length must not take all memory.
 const MAX_BLOB: u32 = 1 << 30;
@@ -67,7 +67,7 @@ impl Repository {
     /// Open a repository of format 1 or 2.
     pub fn open(place: &Path, password: &str, secrets: &Secrets) -> Result<Self> {
         let store = store::open(place, secrets)?;
-        if store.files(FileType::Config)?.is_empty() {
+        if store.files(Area::Config)?.is_empty() {
             return Err(Error::new(Kind::NotFound, format!("there is no repository in {}", store.place())));
         }
         let inner = unopened(&store)?.open(&Credentials::password(password)).map_err(|error| {
@@ -82,8 +82,8 @@ impl Repository {
 
     /// The content of `config`, and the ids of the snapshots, in order.
     pub fn state(&self) -> Result<(Vec<u8>, Vec<String>)> {
-        let config = self.store.get(FileType::Config, &Id::default())?;
-        let files = self.store.files(FileType::Snapshot)?;
+        let config = self.store.get(Area::Config, &Id::default())?;
+        let files = self.store.files(Area::Snapshot)?;
         let mut snapshots: Vec<_> = files.iter().map(|(id, _)| id.to_hex().to_string()).collect();
         snapshots.sort_unstable();
         Ok((config, snapshots))
@@ -99,11 +99,11 @@ impl Repository {
     }
 
     /// Read, decrypt, unpack and parse an index or snapshot file.
-    pub fn read_json<T: DeserializeOwned>(&self, kind: FileType, id: &Id) -> Result<T> {
+    pub fn read_json<T: DeserializeOwned>(&self, kind: Area, id: &Id) -> Result<T> {
         let bad = |reason: &str| {
             Error::corrupt(format!(
                 "the {} file {} of {} is damaged: {reason}",
-                kind_name(kind),
+                kind,
                 &*id.to_hex(),
                 describe(&*self.store)
             ))
@@ -122,7 +122,7 @@ impl Repository {
     }
 
     /// Pack, encrypt and write an index or snapshot file, and return its id.
-    pub fn write_json(&self, kind: FileType, value: &impl serde::Serialize) -> Result<Id> {
+    pub fn write_json(&self, kind: Area, value: &impl serde::Serialize) -> Result<Id> {
         let text = serde_json::to_vec(value)
             .map_err(|error| Error::new(Kind::Internal, format!("cannot encode a {kind} file: {error}")))?;
         let plain = match self.level {
@@ -154,7 +154,7 @@ impl Repository {
         if entry.length > MAX_BLOB || entry.content > MAX_BLOB {
             return Err(bad("its length is not plausible"));
         }
-        let sealed = self.store.read_at(FileType::Pack, pack, entry.offset, entry.length)?;
+        let sealed = self.store.read_at(Area::Pack, pack, entry.offset, entry.length)?;
         let plain = self.key.open(sealed).ok_or_else(|| bad("its MAC does not fit"))?;
         let content = if entry.compressed {
             zstd::bulk::decompress(&plain, entry.content as usize)
@@ -173,8 +173,8 @@ impl Repository {
     pub fn snapshots(&self) -> Result<Snapshots> {
         let mut good = Vec::new();
         let mut bad = Vec::new();
-        for (id, _) in self.store.files(FileType::Snapshot)? {
-            match self.read_json::<SnapshotFile>(FileType::Snapshot, &id) {
+        for (id, _) in self.store.files(Area::Snapshot)? {
+            match self.read_json::<SnapshotFile>(Area::Snapshot, &id) {
                 Ok(snapshot) => good.push((id, snapshot)),
                 Err(error) if error.kind == Kind::Corrupt => bad.push(error),
                 Err(error) => return Err(error),
@@ -185,14 +185,14 @@ impl Repository {
     }
 
     pub fn snapshot(&self, id: &Id) -> Result<SnapshotFile> {
-        let known = self.store.files(FileType::Snapshot)?.iter().any(|(other, _)| other == id);
+        let known = self.store.files(Area::Snapshot)?.iter().any(|(other, _)| other == id);
         if !known {
             return Err(Error::new(
                 Kind::NotFound,
                 format!("{} has no snapshot {}", describe(&*self.store), &*id.to_hex()),
             ));
         }
-        self.read_json(FileType::Snapshot, id)
+        self.read_json(Area::Snapshot, id)
     }
 
     /// What a path of a snapshot names.

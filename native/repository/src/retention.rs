@@ -5,9 +5,10 @@
 
 use jiff::{Span, Zoned};
 use rustic_core::repofile::SnapshotFile;
-use rustic_core::{FileType, Id, KeepOptions, LimitOption, PruneOptions};
+use rustic_core::{Id, KeepOptions, LimitOption, PruneOptions};
 
 use crate::error::{Error, Kind, Result};
+use crate::store::Area;
 use crate::repository::{Repository, describe};
 
 /// What becomes of a snapshot, and the rules that keep it.
@@ -61,7 +62,7 @@ impl Repository {
     pub fn forget(&self, ids: &[Id]) -> Result<()> {
         self.must_not_be_append_only()?;
         for id in ids {
-            self.store.remove(FileType::Snapshot, id)?;
+            self.store.remove(Area::Snapshot, id)?;
         }
         Ok(())
     }

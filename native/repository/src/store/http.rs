@@ -11,6 +11,7 @@ use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, SendBody};
 use url::Url;
 
+use super::{Area, Place, Store, absent, cut_short};
 use crate::error::{Error, Kind, Result};
 
 const CONNECT: Duration = Duration::from_secs(5);
@@ -39,12 +40,62 @@ pub struct Ask<'a> {
     /// Offset and length.
     pub range: Option<(u32, u32)>,
     pub parts: Option<&'a [Bytes]>,
+    pub headers: Vec<(&'static str, String)>,
 }
 
 impl<'a> Ask<'a> {
     pub fn new(what: &'a str, method: Method, url: Url) -> Self {
-        Self { what, method, url, range: None, parts: None }
+        Self { what, method, url, range: None, parts: None, headers: Vec::new() }
     }
+}
+
+impl Ask<'_> {
+    /// The header of the range.
+    pub fn range(&self) -> Option<String> {
+        let (offset, length) = self.range?;
+        Some(format!("bytes={offset}-{}", u64::from(offset) + u64::from(length) - 1))
+    }
+
+    /// Bytes that are sent.
+    pub fn size(&self) -> usize {
+        self.parts.unwrap_or_default().iter().map(Bytes::len).sum()
+    }
+}
+
+/// What is said of the content that is sent.
+pub const CONTENT_TYPE: &str = "application/octet-stream";
+
+/// Asks for a part of a file or all of it. `refused` tells what another status means.
+pub fn read(
+    http: &Http,
+    store: &dyn Store,
+    kind: Area,
+    ask: &Ask<'_>,
+    refused: impl Fn(&str, &Answer) -> Error,
+) -> Result<Vec<u8>> {
+    let answer = http.ask(ask)?;
+    match (ask.range, answer.status) {
+        (None, 200) => Ok(answer.body),
+        (Some((_, length)), 206) if answer.body.len() == length as usize => Ok(answer.body),
+        (Some((offset, length)), 206 | 416) => Err(cut_short(kind, ask.what, offset, length)),
+        (Some(_), 200) => {
+            Err(Error::new(Kind::Unsupported, format!("the server of {} gives no ranges", store.place())))
+        }
+        _ => {
+            let error = refused(ask.what, &answer);
+            Err(if error.kind == Kind::NotFound { absent(store, ask.what) } else { error })
+        }
+    }
+}
+
+/// A service's own name of an error, from the XML that it answers with.
+pub fn code(body: &[u8]) -> &str {
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    text.split_once("<Code>")
+        .and_then(|(_, rest)| rest.split_once("</Code>"))
+        .map(|(code, _)| code)
+        .filter(|code| code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+        .unwrap_or_default()
 }
 
 #[derive(Debug)]
@@ -52,21 +103,25 @@ pub struct Http {
     agent: Agent,
 }
 
-/// `https://HOST[:PORT]`; to this machine itself `http://`: nothing goes over a network in the clear.
-pub fn endpoint(authority: &str, whole: &str) -> Result<Url> {
-    let bad = |reason: String| Error::new(Kind::Usage, format!("{whole} names no server: {reason}"));
-    if authority.contains(['@', '?', '#', '\\']) {
-        return Err(
-            bad("only HOST or HOST:PORT comes before the path".to_owned()).hint("secrets go by the password file")
-        );
-    }
-    let url = Url::parse(&format!("https://{authority}")).map_err(|error| bad(error.to_string()))?;
+/// `https://HOST[:PORT]`; to this machine itself `http://`. Elsewhere nothing goes over a network in the clear, unless the
+/// password file has the line `PLAIN_HTTP=yes`.
+pub fn endpoint(place: &Place<'_>) -> Result<Url> {
+    let url = Url::parse(&format!("https://{}", place.authority)).map_err(|error| place.malformed(&error.to_string()))?;
     let host = url.host_str().unwrap_or_default();
-    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
-    if host == "localhost" || address.is_ok_and(|address| address.is_loopback()) {
-        return Url::parse(&format!("http://{authority}")).map_err(|error| bad(error.to_string()));
-    }
-    Ok(url)
+    let here = host == "localhost" || address(host).is_some_and(|address| address.is_loopback());
+    let plain = match place.secrets.get("PLAIN_HTTP").map(String::as_str) {
+        None => here,
+        Some("yes") => true,
+        Some("no") => false,
+        Some(_) => return Err(Error::new(Kind::Usage, "PLAIN_HTTP in the password file is neither `yes` nor `no`")),
+    };
+    let scheme = if plain { "http" } else { "https" };
+    Url::parse(&format!("{scheme}://{}", place.authority)).map_err(|error| place.malformed(&error.to_string()))
+}
+
+/// The address that a host of a URL is, if it is no name.
+pub fn address(host: &str) -> Option<IpAddr> {
+    host.trim_matches(['[', ']']).parse().ok()
 }
 
 impl Http {
@@ -114,14 +169,15 @@ impl Http {
 
     fn once(&self, ask: &Ask<'_>) -> std::result::Result<Answer, ureq::Error> {
         let mut request = Request::builder().method(ask.method.clone()).uri(ask.url.as_str());
-        if let Some((offset, length)) = ask.range {
-            let last = u64::from(offset) + u64::from(length) - 1;
-            request = request.header("range", format!("bytes={offset}-{last}"));
+        for (name, value) in &ask.headers {
+            request = request.header(*name, value);
+        }
+        if let Some(range) = ask.range() {
+            request = request.header("range", range);
         }
         let response = if let Some(parts) = ask.parts {
-            let length: usize = parts.iter().map(Bytes::len).sum();
             let mut reader = Parts(parts.to_vec());
-            let request = request.header("content-length", length).header("content-type", "application/octet-stream");
+            let request = request.header("content-length", ask.size()).header("content-type", CONTENT_TYPE);
             self.agent.run(request.body(SendBody::from_reader(&mut reader))?)?
         } else {
             self.agent.run(request.body(SendBody::none())?)?

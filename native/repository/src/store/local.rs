@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use rustic_core::{FileType, Id};
+use rustic_core::Id;
 
-use super::{Store, cut_short, file_name, file_size, missing, parse_name};
+use super::{Area, Store, cut_short, file_name, file_size, missing, parse_name};
 use crate::error::{Error, Kind, Result};
 
 const STALE: Duration = Duration::from_secs(24 * 3600);
@@ -29,12 +29,18 @@ impl Local {
         Self { root: root.to_owned(), shown: root.display().to_string() }
     }
 
-    fn directory(&self, kind: FileType) -> PathBuf {
-        self.root.join(kind.dirname())
+    fn directory(&self, kind: Area) -> PathBuf {
+        self.root.join(kind.folder())
     }
 
-    fn path(&self, kind: FileType, id: &Id) -> PathBuf {
-        self.root.join(file_name(kind, id))
+    fn path(&self, kind: Area, id: &Id) -> PathBuf {
+        if kind == Area::Note { self.notes().join(&*id.to_hex()) } else { self.root.join(file_name(kind, id)) }
+    }
+
+    /// Where a rest-server that serves this folder has notes: see `store::rest`.
+    fn notes(&self) -> PathBuf {
+        let beside = PathBuf::from(format!("{}.livemount/locks", self.root.display()));
+        if beside.is_dir() { beside } else { self.directory(Area::Note) }
     }
 
     /// A failure to read `path`: a file that is gone while the repository is there is damage, not an outage.
@@ -73,14 +79,14 @@ impl Store for Local {
             .into_iter()
             .chain(packs)
             .try_for_each(|name| fs::create_dir_all(self.root.join(name)))
-            .and_then(|()| File::open(self.directory(FileType::Pack))?.sync_all())
+            .and_then(|()| File::open(self.directory(Area::Pack))?.sync_all())
             .and_then(|()| File::open(&self.root)?.sync_all())
             .map_err(|error| Error::io(&format!("cannot make {}", self.root.display()), &error))
     }
 
-    fn files(&self, kind: FileType) -> Result<Vec<(Id, u32)>> {
+    fn files(&self, kind: Area) -> Result<Vec<(Id, u32)>> {
         let mut found = Vec::new();
-        if kind == FileType::Config {
+        if kind == Area::Config {
             match fs::metadata(self.root.join("config")) {
                 Ok(metadata) => found.push((Id::default(), file_size(metadata.len()))),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -88,8 +94,8 @@ impl Store for Local {
             }
             return Ok(found);
         }
-        let top = self.directory(kind);
-        let directories = if kind == FileType::Pack {
+        let top = if kind == Area::Note { self.notes() } else { self.directory(kind) };
+        let directories = if kind == Area::Pack {
             (0..=255_u8).map(|n| top.join(format!("{n:02x}"))).collect()
         } else {
             vec![top]
@@ -97,8 +103,10 @@ impl Store for Local {
         for directory in directories {
             let entries = match fs::read_dir(&directory) {
                 Ok(entries) => entries,
-                // Packs: restic makes the sub-folders as they are needed.
-                Err(error) if kind == FileType::Pack && error.kind() == io::ErrorKind::NotFound => {
+                // Packs: restic makes the sub-folders as they are needed. Notes: there are none yet.
+                Err(error)
+                    if matches!(kind, Area::Pack | Area::Note) && error.kind() == io::ErrorKind::NotFound =>
+                {
                     continue;
                 }
                 Err(error) => return Err(self.read_error(&directory, &error)),
@@ -115,16 +123,16 @@ impl Store for Local {
         Ok(found)
     }
 
-    fn has(&self, kind: FileType, id: &Id) -> Result<bool> {
+    fn has(&self, kind: Area, id: &Id) -> Result<bool> {
         Ok(self.path(kind, id).exists())
     }
 
-    fn get(&self, kind: FileType, id: &Id) -> Result<Vec<u8>> {
+    fn get(&self, kind: Area, id: &Id) -> Result<Vec<u8>> {
         let path = self.path(kind, id);
         fs::read(&path).map_err(|error| self.read_error(&path, &error))
     }
 
-    fn read_at(&self, kind: FileType, id: &Id, offset: u32, length: u32) -> Result<Vec<u8>> {
+    fn read_at(&self, kind: Area, id: &Id, offset: u32, length: u32) -> Result<Vec<u8>> {
         let path = self.path(kind, id);
         let file = File::open(&path).map_err(|error| self.read_error(&path, &error))?;
         let mut data = vec![0; length as usize];
@@ -138,7 +146,7 @@ impl Store for Local {
         Ok(data)
     }
 
-    fn write(&self, kind: FileType, id: &Id, parts: &[Bytes]) -> Result<()> {
+    fn write(&self, kind: Area, id: &Id, parts: &[Bytes]) -> Result<()> {
         let path = self.path(kind, id);
         let fail = |error: io::Error| Error::io(&format!("cannot write {}", path.display()), &error);
         let temporary = self.temporary();
@@ -165,7 +173,7 @@ impl Store for Local {
         })
     }
 
-    fn remove(&self, kind: FileType, id: &Id) -> Result<()> {
+    fn remove(&self, kind: Area, id: &Id) -> Result<()> {
         let path = self.path(kind, id);
         fs::remove_file(&path).map_err(|error| Error::io(&format!("cannot remove {}", path.display()), &error))
     }

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use rustic_core::{FileType, Id};
+use rustic_core::Id;
 use rusty_s3::actions::ListObjectsV2;
 use rusty_s3::{Bucket, Credentials, S3Action, UrlStyle};
 use ureq::http::Method;
 
-use super::http::{Answer, Ask, Http, endpoint};
-use super::{Secrets, Store, cut_short, file_name, file_size, missing, parse_name};
+use super::http::{Answer, Ask, Http, code, endpoint, read};
+use super::{Area, Place, Store, file_name, file_size, parse_name};
 use crate::error::{Error, Kind, Result};
 
 /// For which a signed request holds; it is made at once.
@@ -27,37 +27,21 @@ pub struct S3 {
 }
 
 impl S3 {
-    /// `rest` is `place` without its scheme. Keys are those of `secrets`, else of the environment.
-    pub fn new(place: &str, rest: &str, secrets: &Secrets) -> Result<Self> {
-        let usage = |reason: &str| {
-            Error::new(Kind::Usage, format!("{place} names no repository in S3: {reason}"))
-                .hint("restic+s3://HOST[:PORT]/BUCKET[/PREFIX]")
+    /// Keys are those of the password file, else of the environment.
+    pub fn new(place: Place<'_>) -> Result<Self> {
+        let Some((name, prefix)) = place.parts.split_first() else {
+            return Err(place.malformed("it has no bucket").hint("restic+s3://HOST[:PORT]/BUCKET[/PREFIX]"));
         };
-        let rest = rest.trim_end_matches('/');
-        let (authority, path) = rest.split_once('/').ok_or_else(|| usage("it has no bucket"))?;
-        let plain = |part: &str| {
-            !matches!(part, "" | "." | "..")
-                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-        };
-        if !path.split('/').all(plain) {
-            return Err(usage("a part of its path is not of letters, digits, `-`, `_`, `.`"));
-        }
-        let (name, prefix) = path.split_once('/').unwrap_or((path, ""));
-        let endpoint = endpoint(authority, place)?;
-        let given = |names: &[&str]| {
-            names.iter().find_map(|name| {
-                secrets.get(*name).cloned().or_else(|| std::env::var(name).ok()).filter(|value| !value.is_empty())
-            })
-        };
-        let region = given(&["AWS_REGION", "AWS_DEFAULT_REGION"]).unwrap_or_else(|| {
-            let named = authority.strip_prefix("s3.").and_then(|rest| rest.strip_suffix(".amazonaws.com"));
+        let endpoint = endpoint(&place)?;
+        let region = place.given("AWS_REGION").or_else(|| place.given("AWS_DEFAULT_REGION")).unwrap_or_else(|| {
+            let named = place.authority.strip_prefix("s3.").and_then(|rest| rest.strip_suffix(".amazonaws.com"));
             named.unwrap_or(REGION).to_owned()
         });
         // Keys of one place only: an identity of one and a secret of another do not fit.
-        let of_file = secrets.contains_key("AWS_ACCESS_KEY_ID");
-        let key = |name: &str| if of_file { secrets.get(name).cloned() } else { given(&[name]) };
+        let of_file = place.secrets.contains_key("AWS_ACCESS_KEY_ID");
+        let key = |name: &str| if of_file { place.secrets.get(name).cloned() } else { place.given(name) };
         let (Some(id), Some(secret)) = (key("AWS_ACCESS_KEY_ID"), key("AWS_SECRET_ACCESS_KEY")) else {
-            return Err(Error::new(Kind::Denied, format!("there are no keys for {place}")).hint(
+            return Err(Error::new(Kind::Denied, format!("there are no keys for {}", place.text)).hint(
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: in the environment, or as lines NAME=VALUE below the \
                  password in its file",
             ));
@@ -67,13 +51,13 @@ impl S3 {
             None => Credentials::new(id, secret),
         };
         let http = Http::new(&endpoint);
-        let bucket = Bucket::new(endpoint, UrlStyle::Path, name.to_owned(), region)
-            .map_err(|error| usage(&error.to_string()))?;
-        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-        Ok(Self { place: place.trim_end_matches('/').to_owned(), bucket, credentials, prefix, http })
+        let bucket = Bucket::new(endpoint, UrlStyle::Path, name.clone(), region)
+            .map_err(|error| place.malformed(&error.to_string()))?;
+        let prefix = prefix.iter().map(|part| format!("{part}/")).collect();
+        Ok(Self { place: place.text, bucket, credentials, prefix, http })
     }
 
-    fn key(&self, kind: FileType, id: &Id) -> String {
+    fn key(&self, kind: Area, id: &Id) -> String {
         format!("{}{}", self.prefix, file_name(kind, id))
     }
 
@@ -100,21 +84,8 @@ impl S3 {
         }
     }
 
-    /// What a read was refused with. A file that is gone while the repository is there is damage.
-    fn unread(&self, what: &str, answer: &Answer) -> Error {
-        let error = self.refused(what, answer);
-        if error.kind != Kind::NotFound {
-            return error;
-        }
-        match self.has(FileType::Config, &Id::default()) {
-            Ok(true) => missing(what),
-            Ok(false) => Error::new(Kind::Unavailable, format!("the repository {} is not there", self.place)),
-            Err(other) => other,
-        }
-    }
-
     /// The size of an object, unless it is not there.
-    fn size(&self, kind: FileType, id: &Id) -> Result<Option<u64>> {
+    fn size(&self, kind: Area, id: &Id) -> Result<Option<u64>> {
         let what = self.locate(kind, id);
         let key = self.key(kind, id);
         let url = self.bucket.head_object(Some(&self.credentials), &key).sign(VALID);
@@ -162,16 +133,6 @@ impl S3 {
     }
 }
 
-/// The service's name of an error.
-fn code(body: &[u8]) -> &str {
-    let text = std::str::from_utf8(body).unwrap_or_default();
-    text.split_once("<Code>")
-        .and_then(|(_, rest)| rest.split_once("</Code>"))
-        .map(|(code, _)| code)
-        .filter(|code| code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric()))
-        .unwrap_or_default()
-}
-
 impl Store for S3 {
     fn place(&self) -> &str {
         &self.place
@@ -185,12 +146,12 @@ impl Store for S3 {
         Ok(())
     }
 
-    fn files(&self, kind: FileType) -> Result<Vec<(Id, u32)>> {
-        if kind == FileType::Config {
+    fn files(&self, kind: Area) -> Result<Vec<(Id, u32)>> {
+        if kind == Area::Config {
             let size = self.size(kind, &Id::default())?;
             return Ok(size.map(|size| (Id::default(), file_size(size))).into_iter().collect());
         }
-        let listed = self.list(&format!("{}/", kind.dirname()), None)?;
+        let listed = self.list(&format!("{}/", kind.folder()), None)?;
         let named = |(key, size): (String, u64)| {
             let (_, name) = key.rsplit_once('/')?;
             let id = parse_name(name)?;
@@ -199,19 +160,18 @@ impl Store for S3 {
         Ok(listed.into_iter().filter_map(named).collect())
     }
 
-    fn has(&self, kind: FileType, id: &Id) -> Result<bool> {
+    fn has(&self, kind: Area, id: &Id) -> Result<bool> {
         Ok(self.size(kind, id)?.is_some())
     }
 
-    fn get(&self, kind: FileType, id: &Id) -> Result<Vec<u8>> {
+    fn get(&self, kind: Area, id: &Id) -> Result<Vec<u8>> {
         let what = self.locate(kind, id);
         let key = self.key(kind, id);
         let url = self.bucket.get_object(Some(&self.credentials), &key).sign(VALID);
-        let answer = self.http.ask(&Ask::new(&what, Method::GET, url))?;
-        if answer.status == 200 { Ok(answer.body) } else { Err(self.unread(&what, &answer)) }
+        read(&self.http, self, kind, &Ask::new(&what, Method::GET, url), |what, answer| self.refused(what, answer))
     }
 
-    fn read_at(&self, kind: FileType, id: &Id, offset: u32, length: u32) -> Result<Vec<u8>> {
+    fn read_at(&self, kind: Area, id: &Id, offset: u32, length: u32) -> Result<Vec<u8>> {
         if length == 0 {
             return Ok(Vec::new());
         }
@@ -219,16 +179,10 @@ impl Store for S3 {
         let key = self.key(kind, id);
         let url = self.bucket.get_object(Some(&self.credentials), &key).sign(VALID);
         let ask = Ask { range: Some((offset, length)), ..Ask::new(&what, Method::GET, url) };
-        let answer = self.http.ask(&ask)?;
-        match answer.status {
-            206 if answer.body.len() == length as usize => Ok(answer.body),
-            206 | 416 => Err(cut_short(kind, &what, offset, length)),
-            200 => Err(Error::new(Kind::Unsupported, format!("the server of {} gives no ranges", self.place))),
-            _ => Err(self.unread(&what, &answer)),
-        }
+        read(&self.http, self, kind, &ask, |what, answer| self.refused(what, answer))
     }
 
-    fn write(&self, kind: FileType, id: &Id, parts: &[Bytes]) -> Result<()> {
+    fn write(&self, kind: Area, id: &Id, parts: &[Bytes]) -> Result<()> {
         let what = self.locate(kind, id);
         let key = self.key(kind, id);
         let url = self.bucket.put_object(Some(&self.credentials), &key).sign(VALID);
@@ -236,7 +190,7 @@ impl Store for S3 {
         if answer.status == 200 { Ok(()) } else { Err(self.refused(&what, &answer)) }
     }
 
-    fn remove(&self, kind: FileType, id: &Id) -> Result<()> {
+    fn remove(&self, kind: Area, id: &Id) -> Result<()> {
         let what = self.locate(kind, id);
         let key = self.key(kind, id);
         let url = self.bucket.delete_object(Some(&self.credentials), &key).sign(VALID);
