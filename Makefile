@@ -31,7 +31,7 @@ demo: setup ## back up a real guest, boot it from the copy, prove it, leave noth
 
 test: setup lint ## everything: lint, types, all tests (root; boots guests)
 	$(STEP) 'pytest, all, in $(PYTEST_JOBS) processes'
-	@python -m pytest --numprocesses $(PYTEST_JOBS) $(PYTEST_FLAGS)
+	@python -m pytest --numprocesses $(PYTEST_JOBS) --no-loadscope-reorder $(PYTEST_FLAGS)
 
 test-fast: ## Python's unit tests only: seconds, no root
 	@python -m pytest tests/unit $(PYTEST_FLAGS)

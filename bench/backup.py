@@ -2,7 +2,7 @@
 
 The same image goes into a repository of ours, of restic's and of borg's, in turns, each as its first copy and then as
 the next ones. What a copy is compared by is its wall time with the image in the page cache, with compression and
-encryption as each program has them by default. kopia is left out: no registry gives it in a form that can be pinned.
+encryption as each program has them by default. kopia is not among them yet.
 """
 
 from __future__ import annotations

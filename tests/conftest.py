@@ -1,4 +1,4 @@
-"""Two test processes side by side: the end-to-end tests, which share an environment, in one; files stay together."""
+"""Test processes side by side: end-to-end tests in two groups, each with its environment; others by their files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 TESTS = Path(__file__).parent
 ORDER = ("end_to_end", "integration", "unit")
+LIFE = ("test_live_mount", "test_failures")
+"""Of the end-to-end tests: the life of a mount, and its ends. All others, the boots, take as long together."""
 
 
 class Groups(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
@@ -19,7 +21,10 @@ class Groups(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
 
     @override
     def _split_scope(self, nodeid: str) -> str:
-        return "end_to_end" if nodeid.startswith("tests/end_to_end/") else nodeid.partition("::")[0]
+        file = nodeid.partition("::")[0]
+        if not file.startswith("tests/end_to_end/"):
+            return file
+        return "life" if Path(file).stem in LIFE else "boots"
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Groups:

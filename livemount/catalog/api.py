@@ -23,8 +23,13 @@ Warn = Callable[[str], object]
 @contextmanager
 def open_catalog(settings: Settings) -> Iterator[Catalog]:
     """The catalog that the settings name, made where there is none. Raises what `Database` raises."""
-    with closing(Catalog(Database(_url(settings)))) as catalog:
+    with closing(Catalog(open_database(settings))) as catalog:
         yield catalog
+
+
+def open_database(settings: Settings) -> Database:
+    """The catalog's database, made where there is none. Raises what `Database` raises."""
+    return Database(_url(settings))
 
 
 def _url(settings: Settings) -> sa.URL:
@@ -64,16 +69,20 @@ class Ending:
     outcome: Outcome = Outcome.DONE
     reason: str = ""
     bytes: int | None = None
+    copy_id: str | None = None
 
 
 @contextmanager
-def recorded(settings: Settings, kind: JobKind, warn: Warn | None, machine: str | None = None) -> Iterator[Ending]:
+def recorded(
+    settings: Settings, kind: JobKind, warn: Warn | None, machine: str | None = None, policy: str | None = None
+) -> Iterator[Ending]:
     """Note in the catalog how a job begins and ends; a catalog that cannot be used only leads to a warning.
 
     Without `warn` nothing is noted: for what only says what it would do.
     """
     ending = Ending()
-    job = _noted(warn, settings, lambda catalog: catalog.begin(kind, str(settings.repository_path), machine=machine))
+    place = str(settings.repository_path)
+    job = _noted(warn, settings, lambda catalog: catalog.begin(kind, place, machine=machine, policy=policy))
     try:
         yield ending
     except BaseException as error:
@@ -84,7 +93,9 @@ def recorded(settings: Settings, kind: JobKind, warn: Warn | None, machine: str 
             _noted(
                 warn,
                 settings,
-                lambda catalog: catalog.end(job.id, ending.outcome, ending.reason, bytes=ending.bytes),
+                lambda catalog: catalog.end(
+                    job.id, ending.outcome, ending.reason, copy_id=ending.copy_id, bytes=ending.bytes
+                ),
             )
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import Dialect
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest version of the schema in `migrations/versions`."""
 
 
@@ -72,4 +72,15 @@ jobs = sa.Table(
     sa.Column("bytes", sa.BigInteger),
     sa.Index("jobs_started", "started"),
     sa.Index("jobs_machine", "machine", "kind", "started"),
+    sa.Index("jobs_policy", "policy", "kind", "started"),
+)
+
+policies = sa.Table(
+    "policies",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("policy", sa.Text, nullable=False),  # the whole `Policy`, as JSON
+    sa.Column("runner", sa.Text, nullable=False),  # whose manager runs it
+    sa.Column("suspended", sa.Boolean, nullable=False),
+    sa.Column("since", Utc, nullable=False),  # nothing that was due before is run
 )

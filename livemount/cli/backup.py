@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,6 +59,14 @@ def _told_disks(data: dict[str, Any], count: int) -> list[dict[str, Any]]:
 
 def _tell(bar: Progress, task: TaskID, done: int, total: int) -> None:
     bar.update(task, completed=done, total=total or None)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[int, int], None]]:
+    """A bar of a backup; gives what it is told by."""
+    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress("backup", *columns, console=stderr) as bar:
+        yield partial(_tell, bar, bar.add_task("backup", total=None))
 
 
 def backup(
@@ -150,19 +160,13 @@ def backup(
     )
     settings = Settings()
     repository = open_repository(settings)
-    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
-    with (
-        recorded(settings, JobKind.BACKUP, warn, machine=name) as job,
-        Progress("backup", *columns, console=stderr) as bar,
-    ):
-        task = bar.add_task("backup", total=None)
-        tell = partial(_tell, bar, task)
+    with recorded(settings, JobKind.BACKUP, warn, machine=name) as job, progress_bar() as tell:
         made = (
             repository.make_files(Path(disks[0]), name, machine, tell, wanted.tags)
             if files
             else repository.make(inputs, name, machine, tell, wanted)
         )
-        job.reason, job.bytes = f"{name}@{made.copy.id[:8]}", made.added
+        job.reason, job.bytes, job.copy_id = f"{name}@{made.copy.id[:8]}", made.added, made.copy.id
     if output is OutputFormat.JSON:
         print_json(copy=made.copy.model_dump(mode="json"), read=made.read, added=made.added)
     else:

@@ -21,6 +21,7 @@ from livemount.cli import (
     doctor,
     environment,
     mounts,
+    policy,
     repository,
     retention,
 )
@@ -91,6 +92,7 @@ for _name, _function in COMMANDS:
     app.command(_name)(_function)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(environment.app, name="environment")
+app.add_typer(policy.app, name="policy")
 app.add_typer(repository.app, name="repository")
 app.add_typer(agent.app, name="agent")
 

@@ -17,8 +17,8 @@ def test_a_guest_boots_from_its_files(clean_site: Site, tmp_path: Path) -> None:
     site = clean_site
     disk = build_guest(site.settings.cache / "guests", hostname="web01", cache=site.settings.cache)
     with mounted(disk, ROOT_START, tmp_path / "mnt") as tree:
-        site.run("backup", "--files", str(tree), "--name", "web02", "--memory", "768")
-    said = site.run("mount", "web02", "--name", "files", "--boot-timeout", "15m")
+        site.run("backup", "--files", str(tree), "--name", "files01", "--memory", "768")
+    said = site.run("mount", "files01", "--name", "files", "--boot-timeout", "15m")
     assert "has reached multi-user" in said
     guest = site.console("files")
     assert guest.command("hostname", 60).strip() == "web01"

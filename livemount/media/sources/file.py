@@ -102,24 +102,29 @@ class RawImage:
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes."""
         self._check(offset, length)
-        parts = []
-        while length:
-            try:
-                part = os.pread(self._descriptor, length, offset)
-            except OSError as error:
-                raise read_error(self._path, error) from error
-            if not part:
-                raise CorruptError(f"{self._path} became shorter while it was read")
-            parts.append(part)
-            offset += len(part)
-            length -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return read_exactly(self._descriptor, self._path, offset, length)
 
     def close(self) -> None:
         """Let go of the file."""
         if self._open:
             self._open = False
             os.close(self._descriptor)
+
+
+def read_exactly(descriptor: int, path: Path, offset: int, length: int) -> bytes:
+    """Exactly `length` bytes of what was opened at `path`. Raises `CorruptError` where it ends before that."""
+    parts = []
+    while length:
+        try:
+            part = os.pread(descriptor, length, offset)
+        except OSError as error:
+            raise read_error(path, error) from error
+        if not part:
+            raise CorruptError(f"{path} became shorter while it was read")
+        parts.append(part)
+        offset += len(part)
+        length -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def read_error(path: Path, error: OSError) -> LivemountError:

@@ -7,48 +7,20 @@ a sparse file without a name; a read of a file's data recalls that chunk, checke
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from livemount._native import FilesDisk
-from livemount.media.source import Extent, Source
-from livemount.media.sources.restic import ELSEWHERE, open_repository, parse, pin_snapshot, unpin_snapshot, whole_id
+from livemount.media.source import Source
+from livemount.media.sources.restic import (
+    ELSEWHERE,
+    ResticImage,
+    open_repository,
+    parse,
+    pin_snapshot,
+    unpin_snapshot,
+    whole_id,
+)
 
 SCHEMES = ("files", *(f"files+{kind}" for kind in ELSEWHERE))
-
-
-class SynthesisedDisk:
-    """A `Source` over a tree of files."""
-
-    def __init__(self, disk: FilesDisk) -> None:
-        self._disk = disk
-
-    @property
-    def size(self) -> int:
-        """Bytes of the disk."""
-        return self._disk.size
-
-    @property
-    def identity(self) -> str:
-        """SHA-256 of all that was written, and of the places and ids of the files' chunks."""
-        return self._disk.identity
-
-    @property
-    def chunk_size(self) -> int:
-        """A few small files' worth."""
-        return self._disk.chunk_size
-
-    def extents(self, offset: int, length: int) -> Iterator[Extent]:
-        """What is neither metadata nor a file's data is a hole. No data is read."""
-        return (Extent(*extent) for extent in self._disk.extents(offset, length))
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes, checked."""
-        return self._disk.read(offset, length)
-
-    def close(self) -> None:
-        """Refuse further reads."""
-        self._disk.close()
 
 
 def open(uri: str, password_file: Path | None) -> Source:
@@ -60,7 +32,7 @@ def open(uri: str, password_file: Path | None) -> Source:
     snapshot, path = parsed.require("snapshot", "path")
     repository = open_repository(place, password_file)
     tree = repository.file_tree(whole_id(repository, snapshot, place), Path(path))
-    return SynthesisedDisk(synthesise(tree))
+    return ResticImage(synthesise(tree))
 
 
 def pin(uri: str, holder: str, reason: str, password_file: Path | None) -> None:

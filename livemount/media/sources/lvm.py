@@ -25,7 +25,7 @@ from livemount.core.errors import (
 )
 from livemount.media.registry import SourceUri
 from livemount.media.source import Extent, Source
-from livemount.media.sources.file import read_error
+from livemount.media.sources.file import read_error, read_exactly
 
 SCHEMES = ("lvm",)
 CHUNK = 64 << 10
@@ -153,18 +153,7 @@ class LogicalVolume:
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes."""
         self._check(offset, length)
-        parts = []
-        while length:
-            try:
-                part = os.pread(self._descriptor, length, offset)
-            except OSError as error:
-                raise read_error(self._path, error) from error
-            if not part:
-                raise CorruptError(f"{self._path} became shorter while it was read")
-            parts.append(part)
-            offset += len(part)
-            length -= len(part)
-        return b"".join(parts)
+        return read_exactly(self._descriptor, self._path, offset, length)
 
     def close(self) -> None:
         """Let go of the device."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from livemount._native import Disk, Repository
+from livemount._native import Disk, FilesDisk, Repository
 from livemount.core.errors import ConflictError, DeniedError, NotFoundError
 from livemount.core.secrets import read_password
 from livemount.media.registry import SourceUri
@@ -27,9 +27,9 @@ SCHEMES = ("restic", *(f"restic+{kind}" for kind in ELSEWHERE))
 
 
 class ResticImage:
-    """A `Source` over a file of a snapshot."""
+    """A `Source` over a file of a snapshot, or over a disk synthesised from a folder of it."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk | FilesDisk) -> None:
         self._disk = disk
 
     @property
@@ -39,16 +39,16 @@ class ResticImage:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of the chunks' lengths and ids: equal for copies of equal content."""
+        """SHA-256 of the chunks' places and ids, and of what was synthesised: equal for copies of equal content."""
         return self._disk.identity
 
     @property
     def chunk_size(self) -> int:
-        """Length of the chunks, or their average length where restic cut them by content."""
+        """Length of the chunks, or their average length where restic cut them by content; of files a few small ones."""
         return self._disk.chunk_size
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
-        """Chunks of zeros are holes. No data is read."""
+        """Chunks of zeros are holes, and what no file has. No data is read."""
         return (Extent(*extent) for extent in self._disk.extents(offset, length))
 
     def read(self, offset: int, length: int) -> bytes:

@@ -139,6 +139,8 @@ class Damage:
 
     def apply(self, content: bytearray) -> None:
         """Do it. Places beyond the end count from the start again."""
+        if not content:  # an earlier damage has left nothing
+            return
         start = self.at % len(content)
         if self.length == 0:
             del content[start:]

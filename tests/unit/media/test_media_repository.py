@@ -147,7 +147,9 @@ def test_a_second_copy_stores_next_to_nothing_and_has_the_same_identity(
     before = packed(repository.path)
     assert before > CHUNK
     second = repository.backup(image, "web01")
-    assert packed(repository.path) == before
+    # The description at most: it tells what names the image's content, once that is older than a moment.
+    assert packed(repository.path) - before < 4096
+    before = packed(repository.path)
     assert second.id != first.id
     assert open_source(first.source, password).identity == open_source(second.source, password).identity
     with image.open("r+b") as file:
