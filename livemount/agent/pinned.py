@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import socket
 import threading
@@ -15,14 +16,18 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from livemount.core.errors import CorruptError
+from livemount.core.errors import CorruptError, LivemountError
 from livemount.core.files import replace_file
 from livemount.media.registry import pin_source, unpin_source
+
+log = logging.getLogger(__name__)
 
 KEEP = 24 * 3600.0
 """Seconds after the last use."""
 WRITTEN_EVERY = 600.0
 """Seconds between two notes of what is in use."""
+RETRIED_AFTER = 600.0
+"""Seconds until a pin whose repository is away is tried again."""
 
 
 class Pinned:
@@ -66,7 +71,12 @@ class Pinned:
             self._used |= {uri: now for uri in in_use if uri in self._used}
             old = [uri for uri, used in self._used.items() if uri not in in_use and now - used >= keep]
             for uri in old:
-                unpin_source(uri, self._name(uri), self._password_of(uri))
+                try:
+                    unpin_source(uri, self._name(uri), self._password_of(uri))
+                except LivemountError as error:
+                    log.warning("a pin stays for now: %s", error)
+                    self._used[uri] = now - keep + RETRIED_AFTER
+                    continue
                 del self._used[uri]
             if old or now - self._written > WRITTEN_EVERY:
                 self._write()

@@ -24,7 +24,9 @@ def copy(
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All copies of the repository.")] = False,
     name: Annotated[str | None, typer.Option(help="All copies of this machine.")] = None,
-    to_password_file: Annotated[Path | None, typer.Option(help="Its password file (else the repository's own).")] = None,
+    to_password_file: Annotated[
+        Path | None, typer.Option(help="Its password file (else LIVEMOUNT_PASSWORD_FILE).")
+    ] = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Copy copies to a second repository: an auxiliary copy, complete by itself.

@@ -30,6 +30,4 @@ def init(
     password = secret_file(settings.repository_password)
     Repository.init(settings.repository_path, password, append_only=append_only)
     kind = "append-only repository" if append_only else "repository"
-    stdout.print(
-        f"{kind} {settings.repository_path} is ready; its password is in {password}: keep a copy of that file"
-    )
+    stdout.print(f"{kind} {settings.repository_path} is ready; its password is in {password}: keep a copy of that file")

@@ -26,7 +26,6 @@ from livemount.guest.api import GuestReport, GuestRequest
 from livemount.host.api import EventKind, ExportedDisk, PseudoDisk, PseudoDiskRequest
 from livemount.host.events import EventLog
 from livemount.host.records import Record, Records
-from livemount.media.registry import pin_source, unpin_source
 from livemount.target.api import LUN, Session, Target, TargetSpec, initiator_iqn, target_iqn
 
 log = logging.getLogger(__name__)
@@ -81,7 +80,7 @@ class Mounts:
             try:
                 for source, holder in self.records.pins(mount, request):
                     reason = f"the mount {mount} on {gethostname()}"
-                    pin_source(source, holder, reason, request.password_file)
+                    self.driver.pin(source, holder, reason, request.password_file)
                 if not record.prepared:
                     record = self._prepare_disk(mount, record)
                 self._export(mount, record)
@@ -267,7 +266,7 @@ class Mounts:
             steps.insert(0, lambda: self.boot.withdraw(record.request.address))
             steps += [partial(self.driver.destroy, spec.id) for spec in self.records.disk_specs(mount, record.request)]
             steps += [
-                partial(unpin_source, source, holder, record.request.password_file)
+                partial(self.driver.unpin, source, holder, record.request.password_file)
                 for source, holder in self.records.pins(mount, record.request)
             ]
         for step in steps:

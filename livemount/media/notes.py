@@ -1,4 +1,4 @@
-"""Pins and locks of a repository that is not in a folder: small files in it, which is all that a store must be able to do.
+"""Pins and locks of a repository that is not in a folder: small files in it, as every store can hold them.
 
 A note is a file named by its SHA-256, sealed with the repository's key, and never changed. To take a lock is to write
 a note and then to list all: of two that want the same, each sees the other's or is seen by it. Whoever sees another's
@@ -18,7 +18,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import random
 import secrets
 import socket
 import threading
@@ -107,7 +106,7 @@ class NotedPins:
         self._read: dict[str, Begun | Pinned | Locked] = {}
 
     @property
-    def unfinished(self) -> Path | None:
+    def unfinished(self) -> Path:
         """Folder of the journals of backups that have not come to their end: on the machine that makes them."""
         return Settings().home / "unfinished" / hashlib.sha256(str(self._place).encode()).hexdigest()[:16]
 
@@ -142,7 +141,7 @@ class NotedPins:
                 who = ", ".join(sorted({other.machine for other in others}))
                 raise ConflictError(f"{self._place} is in use: {USES[lock, alone]} (by {who})")
             # By chance, or two that came at once would meet again and again.
-            time.sleep(random.uniform(0.1, 1) * min(LONGEST_PAUSE, patience))
+            time.sleep((0.1 + secrets.randbelow(900) / 1000) * min(LONGEST_PAUSE, patience))
         lease = _Lease(self, self._lock(lock, holder, alone=alone), mine, renewed)
         try:
             yield lease.check
@@ -278,7 +277,7 @@ class BothPins:
         self._noted = noted
 
     @property
-    def unfinished(self) -> Path | None:
+    def unfinished(self) -> Path:
         """As of the folder."""
         return self._folder.unfinished
 
@@ -331,7 +330,7 @@ def pins_of(place: Path | str, store: Store) -> FolderPins | NotedPins | BothPin
 def _process() -> str:
     """This process, among those of this machine since it was started: `BOOT NAMESPACE PID START`."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot} {os.readlink('/proc/self/ns/pid')} {os.getpid()} {_started(os.getpid())}"
+    return f"{boot} {Path('/proc/self/ns/pid').readlink()} {os.getpid()} {_started(os.getpid())}"
 
 
 def _started(process: int) -> str:

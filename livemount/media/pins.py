@@ -74,8 +74,8 @@ class Pins(Protocol):
     """The pins and the locks of one repository."""
 
     @property
-    def unfinished(self) -> Path | None:
-        """Folder of the journals of backups that have not come to their end, where they are kept."""
+    def unfinished(self) -> Path:
+        """Folder of the journals of backups that have not come to their end."""
 
     @property
     def kept(self) -> bool:

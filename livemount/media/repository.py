@@ -397,7 +397,7 @@ class Repository:
     @contextlib.contextmanager
     def _journal(self, name: str, disks: list[OpenDisk]) -> Iterator[Path | None]:
         """Where to note what is stored of these disks: nowhere when nothing names their content, or in use."""
-        if isinstance(self.place, str) or not all(disk.origin for disk in disks):
+        if not all(disk.origin for disk in disks):
             yield None
             return
         facts = [(disk.origin, disk.size) for disk in disks]

@@ -12,14 +12,14 @@ from pathlib import Path
 from livemount.core.settings import Settings
 
 USER = "backup"
-PASSWORD = "hunter2"  # noqa: S105 (of a server that lives as long as its test)
+PASSWORD = "hunter2"
 START_SECONDS = 60.0
 
 
 class RestServer:
     """The server of the repositories in `folder`, for `USER` with `PASSWORD`."""
 
-    def __init__(self, folder: Path, *, append_only: bool = False) -> None:
+    def __init__(self, folder: Path, *, append_only: bool = False, tls: Path | None = None) -> None:
         program = Settings().cache / "rest-server" / "rest-server"
         assert program.exists(), "rest-server is not installed: run `setup/run rest_server`"
         folder.mkdir(parents=True, exist_ok=True)
@@ -31,6 +31,8 @@ class RestServer:
         self.folder = folder
         words = ["--path", str(folder), "--listen", f"127.0.0.1:{self.port}"]
         words += ["--append-only"] if append_only else []
+        if tls is not None:
+            words += ["--tls", "--tls-cert", str(tls / "server-cert.pem"), "--tls-key", str(tls / "server-key.pem")]
         self._process = subprocess.Popen(
             [program, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

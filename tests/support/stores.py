@@ -1,6 +1,6 @@
-"""One repository of each kind of store, with its real server behind a proxy (moto and Azurite stand in for S3 and Azure).
+"""One repository of each kind of store, with its server behind a proxy; moto and Azurite stand in for S3 and Azure.
 
-Servers are shared by a module's tests; each subject is a place of its own in them, and names of files are relative to it.
+Servers are shared by a module's tests; each subject is a place of its own in them, names of files are relative to it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.support.tcp_proxy import TcpProxy
 
 KINDS = ("local", "s3", "azure", "rest", "sftp")
 ELSEWHERE = KINDS[1:]
-SECRET = "correct horse"  # noqa: S105 (of repositories that live as long as their test)
+SECRET = "correct horse"
 _numbers = itertools.count()
 
 

@@ -1,8 +1,8 @@
 """`restic:///REPOSITORY?snapshot=ID&file=PATH`: a disk image in a snapshot of a restic repository.
 
-`restic+s3://...`, `restic+azure://...`, `restic+rest://...`, `restic+sftp://...` for one elsewhere, whose keys are in the
-password file or the environment.
-Copies that livemount made, and images that restic or rustic backed up. A chunk is checked by its MAC and its SHA-256.
+`restic+s3://`, `restic+azure://`, `restic+rest://`, `restic+sftp://` for one elsewhere, whose keys are in the password
+file or the environment. Copies that livemount made, and images that restic or rustic backed up. A chunk is checked by
+its MAC and its SHA-256.
 """
 
 from __future__ import annotations

@@ -12,6 +12,9 @@ use crate::store::Area;
 use crate::repository::Repository;
 use crate::workers;
 
+/// How often the index is read when its files are replaced meanwhile.
+const ATTEMPTS: usize = 5;
+
 /// What a blob holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -71,8 +74,22 @@ pub struct Index {
 
 impl Index {
     /// Read all index files. One that is damaged is named in `damaged`; one that cannot be read is an error.
+    ///
+    /// Readers hold no lock: a prune may write new files and remove those that were listed. Then it is read again.
     pub fn load(repository: &Repository) -> Result<Self> {
-        let files = repository.store.files(Area::Index)?;
+        let mut files = files(repository)?;
+        for _ in 1..ATTEMPTS {
+            let index = Self::read(repository, &files)?;
+            let now = self::files(repository)?;
+            if now == files {
+                return Ok(index);
+            }
+            files = now;
+        }
+        Self::read(repository, &files)
+    }
+
+    fn read(repository: &Repository, files: &[Id]) -> Result<Self> {
         let next = AtomicUsize::new(0);
         let loaded = Mutex::new(Self { packs: Vec::new(), entries: Vec::new(), damaged: Vec::new() });
         let threads = workers::threads().min(files.len());
@@ -80,7 +97,7 @@ impl Index {
             threads,
             |stop| {
                 while !stop.is_set() {
-                    let Some((id, _)) = files.get(next.fetch_add(1, Ordering::Relaxed)) else {
+                    let Some(id) = files.get(next.fetch_add(1, Ordering::Relaxed)) else {
                         break;
                     };
                     let parsed = repository.read_json::<IndexFile>(Area::Index, id);
@@ -130,4 +147,11 @@ impl Index {
         Error::corrupt(format!("{what} cannot be found: {reason}"))
             .hint("`restic repair index` (`restic rebuild-index` before 0.16) makes a new index")
     }
+}
+
+/// The index files, in order.
+fn files(repository: &Repository) -> Result<Vec<Id>> {
+    let mut files: Vec<_> = repository.store.files(Area::Index)?.into_iter().map(|(id, _)| id).collect();
+    files.sort_unstable();
+    Ok(files)
 }

@@ -176,7 +176,12 @@ impl Repository {
         for (id, _) in self.store.files(Area::Snapshot)? {
             match self.read_json::<SnapshotFile>(Area::Snapshot, &id) {
                 Ok(snapshot) => good.push((id, snapshot)),
-                Err(error) if error.kind == Kind::Corrupt => bad.push(error),
+                // It may have been forgotten meanwhile.
+                Err(error) if error.kind == Kind::Corrupt => {
+                    if self.store.has(Area::Snapshot, &id)? {
+                        bad.push(error);
+                    }
+                }
                 Err(error) => return Err(error),
             }
         }

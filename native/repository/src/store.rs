@@ -168,7 +168,9 @@ impl<'a> Place<'a> {
             parts: path.split('/').filter(|_| !path.is_empty()).map(str::to_owned).collect(),
             secrets,
         };
-        if authority.is_empty() || authority.contains(['@', '?', '#', '\\', '%']) {
+        let named = authority.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '[')
+            && authority.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:[]".contains(&byte));
+        if !named {
             return Err(place
                 .malformed("only HOST or HOST:PORT comes before the path")
                 .hint("secrets and names of users go by the password file"));

@@ -5,12 +5,16 @@ moto and Azurite are stand-ins; rest-server, sshd and restic are the real ones.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,9 +29,12 @@ from livemount.core.errors import (
 from livemount.core.machine import Copy
 from livemount.core.secrets import write_secret
 from livemount.media import open_source
+from livemount.media.certificates import Authority
+from livemount.media.disks import DiskInput
 from livemount.media.pins import Lock
 from livemount.media.registry import pin_source, unpin_source
-from livemount.media.repository import Repository, Rules
+from livemount.media.repository import Repository, Rules, Wanted
+from livemount.media.sources.file import RawImage
 from tests.support.rest_server import PASSWORD, USER, RestServer
 from tests.support.stores import ELSEWHERE, KINDS, SECRET, Servers, Subject
 
@@ -36,6 +43,7 @@ pytestmark = pytest.mark.integration
 MIB = 1 << 20
 CHUNK = 512 << 10
 AT_ONCE = timedelta(0)
+READERS = 2
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -75,6 +83,9 @@ def image(folder: Path, seed: int, size: int = 3 * MIB) -> tuple[Path, bytes]:
 def test_a_copy_is_made_read_and_checked(subject: Subject, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError):
         Repository.open(subject.place, subject.password)
+    if subject.kind in ("s3", "azure"):
+        with pytest.raises(NotFoundError, match=r"no (bucket|container)"):
+            Repository.init(str(subject.place).replace("/vault/", "/other/"), subject.password)
     disk, content = image(tmp_path, 1)
     made = Repository.init(subject.place, subject.password).backup(disk, "web01")
     with pytest.raises(ConflictError):
@@ -200,6 +211,68 @@ def test_what_is_pinned_or_forgotten_at_once_is_one_of_both(subject: Subject, tm
     assert left == granted | {copies[-1].id}
 
 
+def test_mounts_go_on_and_begin_while_others_are_forgotten_and_pruned(subject: Subject, tmp_path: Path) -> None:
+    repository = Repository.init(subject.place, subject.password)
+    made: list[tuple[Copy, bytes]] = []
+    failures: list[BaseException] = []
+    reads = [0] * READERS
+    moved = threading.Condition()
+    over = threading.Event()
+
+    def back_up(seed: int) -> None:
+        disk, content = image(tmp_path, seed, MIB)
+        made.append((repository.backup(disk, "web01"), content))
+
+    def mount(number: int) -> None:
+        draw = random.Random(number)
+        try:
+            while not over.is_set():
+                copy, content = draw.choice(made[-2:])
+                try:
+                    pin_source(copy.source, f"mount.m{number}", "a mount", subject.password)
+                except NotFoundError:
+                    continue
+                source = open_source(copy.source, subject.password)
+                for _ in range(2):
+                    for at in draw.sample(range(0, len(content), CHUNK), len(content) // CHUNK):
+                        assert source.read(at, CHUNK) == content[at : at + CHUNK]
+                    with moved:
+                        reads[number] += 1
+                        moved.notify_all()
+                source.close()
+                unpin_source(copy.source, f"mount.m{number}", subject.password)
+        except BaseException as error:
+            failures.append(error)
+            with moved:
+                moved.notify_all()
+
+    back_up(0)
+    threads = [threading.Thread(target=mount, args=(number,)) for number in range(READERS)]
+    for thread in threads:
+        thread.start()
+    deleted = 0
+    try:
+        for seed in range(1, 5):
+            before = list(reads)
+            back_up(seed)
+            repository.forget(Rules(keep_last=1))
+            deleted += repository.prune(max_unused=0, keep_marked=AT_ONCE).deleted
+            # What is marked stays for 23 hours: no read is as slow as two prunes.
+            with moved:
+                assert moved.wait_for(
+                    lambda: failures or all(now > then for now, then in zip(reads, before, strict=True)),  # noqa: B023
+                    120,
+                )
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    assert deleted > 0
+    assert repository.pins.all() == {}
+    assert repository.check(100).ok
+
+
 def test_damage_is_told(subject: Subject, tmp_path: Path) -> None:
     disk, content = image(tmp_path, 1)
     made = Repository.init(subject.place, subject.password).backup(disk, "web01")
@@ -224,23 +297,36 @@ def test_damage_is_told(subject: Subject, tmp_path: Path) -> None:
     assert made.id in listing.damaged[0]
 
 
-def test_a_dead_a_silent_and_a_cut_off_server_are_outages(elsewhere: Subject, tmp_path: Path) -> None:
-    disk, content = image(tmp_path, 1)
-    made = Repository.init(elsewhere.place, elsewhere.password).backup(disk, "web01")
-    source = open_source(made.source, elsewhere.password)
-    proxy = elsewhere.proxy
-    assert proxy is not None
-    for broken in (proxy.die, proxy.hang, lambda: proxy.cut(2000)):
-        broken()
-        with pytest.raises(UnavailableError) as caught:
-            source.read(0, source.size)
-        assert not any(value in str(caught.value) for name, value in elsewhere.keys.items() if "USER" not in name)
-        if broken == proxy.die:
-            with pytest.raises(UnavailableError):
-                Repository.open(elsewhere.place, elsewhere.password)
-            proxy.revive()
-        proxy.go_on()
-        assert source.read(0, source.size) == content
+def test_a_dead_a_silent_and_a_cut_off_server_are_outages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIVEMOUNT_HOME", str(tmp_path / "home"))
+    # All kinds at once: what takes its time is to wait.
+    with ThreadPoolExecutor(len(ELSEWHERE)) as pool:
+        list(pool.map(partial(fail_in_all_ways, tmp_path), ELSEWHERE))
+
+
+def fail_in_all_ways(folder: Path, kind: str) -> None:
+    folder = folder / kind
+    servers = Servers(kind, folder)
+    try:
+        subject = servers.subject(folder)
+        disk, content = image(folder, 1)
+        made = Repository.init(subject.place, subject.password).backup(disk, "web01")
+        source = open_source(made.source, subject.password)
+        proxy = subject.proxy
+        assert proxy is not None
+        for broken in (proxy.die, proxy.hang, lambda: proxy.cut(2000)):
+            broken()
+            with pytest.raises(UnavailableError) as caught:
+                source.read(0, source.size)
+            assert not any(value in str(caught.value) for name, value in subject.keys.items() if "USER" not in name)
+            if broken == proxy.die:
+                with pytest.raises(UnavailableError):
+                    Repository.open(subject.place, subject.password)
+                proxy.revive()
+            proxy.go_on()
+            assert source.read(0, source.size) == content
+    finally:
+        servers.stop()
 
 
 def test_wrong_keys_and_passwords_are_refused_and_never_shown(elsewhere: Subject) -> None:
@@ -268,6 +354,58 @@ def test_a_chunk_is_one_request(elsewhere: Subject, tmp_path: Path) -> None:
     (request,) = proxy.requests
     assert request.startswith("GET ")
     assert "range: bytes=" in request.lower()
+
+
+def test_a_backup_that_was_cut_off_goes_on_where_it_was(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if subject.kind != "s3":
+        pytest.skip("the journal is of this machine: one kind is enough")
+    repository = Repository.init(subject.place, subject.password)
+    disk = tmp_path / "big.raw"
+    disk.write_bytes(random.Random(1).randbytes(64 * MIB))
+    inputs = [DiskInput(f"file://{disk}")]
+    read, asked = RawImage.read, 0
+    deadline = time.monotonic() + 120
+
+    def cut_off(self: RawImage, offset: int, length: int) -> bytes:
+        nonlocal asked
+        asked += length
+        if asked > 48 * MIB:
+            # More than a pack is read: when the journal has it, the end comes.
+            while not any(file.stat().st_size for file in repository.pins.unfinished.iterdir()):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            raise UnavailableError("cut off")
+        return read(self, offset, length)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RawImage, "read", cut_off)
+        with pytest.raises(UnavailableError, match="cut off"):
+            repository.make(inputs, "web01", wanted=Wanted(checkpoint=1))
+    made = Repository.open(subject.place, subject.password).make(inputs, "web01")
+    assert 0 < made.read <= 33 * MIB
+    assert repository.digest(made.copy) == hashlib.sha256(disk.read_bytes()).hexdigest()
+
+
+def test_https_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = Authority(tmp_path / "certificates")
+    server = RestServer(tmp_path / "served", tls=authority.server("rest", ["127.0.0.1"]).folder)
+    try:
+        password = tmp_path / "password"
+        keys = f"RESTIC_REST_USERNAME={USER}\nRESTIC_REST_PASSWORD={PASSWORD}\nPLAIN_HTTP=no"
+        write_secret(password, f"{SECRET}\n{keys}")
+        place = f"restic+rest://127.0.0.1:{server.port}/copies"
+        with pytest.raises(DeniedError, match="cannot be trusted"):
+            Repository.init(place, password)
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.folder / "ca" / "ca-cert.pem"))
+        disk, content = image(tmp_path, 1)
+        made = Repository.init(place, password).backup(disk, "web01")
+        source = open_source(made.source, password)
+        assert source.read(0, source.size) == content
+        source.close()
+    finally:
+        server.stop()
 
 
 def test_an_append_only_rest_server_is_written_to_and_pinned_in(tmp_path: Path) -> None:

@@ -212,4 +212,4 @@ def test_a_copy_that_proves_wrong_stays_in_an_append_only_repository(tmp_path: P
 def test_the_command_wants_to_know_which_copies() -> None:
     for words in ({"copies": None}, {"copies": ["web"], "everything": True}, {"everything": True, "name": "web"}):
         with pytest.raises(UsageError, match="which copies"):
-            copy_command(to="/nowhere", **words)  # type: ignore[arg-type]
+            copy_command(to="/nowhere", **words)
