@@ -172,7 +172,7 @@ class Mounts:
             self.records.write(name, Record(request=asked, created=datetime.now(UTC), inspection=True))
             try:
                 for source, holder in self.records.pins(name, asked):
-                    pin_source(source, holder, f"an inspection on {gethostname()}")
+                    self.driver.pin(source, holder, f"an inspection on {gethostname()}", asked.password_file)
                 return self._inspect(name, asked)
             finally:
                 self._remove(name)
