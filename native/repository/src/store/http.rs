@@ -23,6 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(4);
 const BUSY_PATIENCE: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const CONNECTIONS: usize = 32;
+/// Of each connection, for what comes and what goes: an idle mount is small.
+const BUFFER: usize = 16 << 10;
+/// Of an answer whose length is told, what room is made for at first.
+const ROOM: u64 = 32 << 20;
 
 /// What a server answered.
 pub struct Answer {
@@ -136,6 +140,8 @@ impl Http {
             .timeout_per_read(Some(SILENCE))
             .timeout_per_write(Some(SILENCE))
             .timeout_recv_response(Some(SILENCE))
+            .input_buffer_size(BUFFER)
+            .output_buffer_size(BUFFER)
             .max_idle_connections(CONNECTIONS)
             .max_idle_connections_per_host(CONNECTIONS)
             .accept_encoding("identity")
@@ -197,7 +203,10 @@ impl Http {
         let body = if ask.range.is_some() && status == 200 {
             Vec::new()
         } else {
-            response.into_body().into_with_config().limit(limit).read_to_vec()?
+            let told = if ask.method == Method::HEAD { None } else { length };
+            let mut body = Vec::with_capacity(told.unwrap_or(0).min(limit).min(ROOM) as usize);
+            response.into_body().into_with_config().limit(limit).reader().read_to_end(&mut body)?;
+            body
         };
         Ok(Answer { status, length, body })
     }
