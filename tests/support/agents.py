@@ -1,4 +1,4 @@
-"""Media agents for tests: started as a user would, in a network namespace or here, and killed."""
+"""Media agents for tests: started as a service is, in a network namespace or here, and killed."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ class RunningAgent:
 
     def start(self) -> None:
         """Start it; returns when it answers a client."""
-        words = [sys.executable, "-m", "livemount.cli.main", "agent", "serve", "--config", f"{self.folder}/agent.yaml"]
+        words = [sys.executable, "-m", "livemount.agent", "--config", f"{self.folder}/agent.yaml"]
         with (self.folder / "log").open("ab") as log:
             inside = in_namespace(self._namespace) if self._namespace else []
             self._process = subprocess.Popen([*inside, *words], stderr=log)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while True:
             try:
                 self.status()
@@ -103,7 +103,7 @@ class RunningAgent:
     def wait(self) -> None:
         """Wait for its end."""
         assert self._process is not None
-        self._process.wait(30)
+        self._process.wait(60)
 
     def kill(self) -> None:
         """Kill it, if it runs."""

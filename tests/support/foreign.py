@@ -400,7 +400,7 @@ class NbdSubject(Subject):
         # The filter gives the disk under one name only.
         tail = ["--filter=exportname", "file", f"file={disk}", f"exportname={self.export}", "exportname-strict=true"]
         self._server = subprocess.Popen([*words, *self.server_words(), *tail], stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not (pid.exists() and pid.read_text()):  # written when it listens
             assert self._server.poll() is None, "nbdkit has ended"
             assert time.monotonic() < deadline
@@ -522,7 +522,7 @@ class HttpSubject(Subject):
             }}
         """)
         self._server = subprocess.Popen(["nginx", "-c", configuration, "-e", self.folder / "error.log"])
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:

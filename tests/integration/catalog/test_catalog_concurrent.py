@@ -28,7 +28,7 @@ from tests.support.postgres import postgres_server
 pytestmark = pytest.mark.integration
 
 WRITERS = 3
-ROUNDS = 3
+ROUNDS = 2
 CONTEXT = multiprocessing.get_context("spawn")
 
 
@@ -64,12 +64,12 @@ def write(chosen: Settings, number: int, start: Barrier) -> None:
     """One process: makes and forgets copies, looks at them, notes jobs; they all open the new catalog at once."""
     repository = Repository.open(chosen.repository_path, chosen.repository_password)
     disk = chosen.home / f"{number}.raw"
-    start.wait(60)
+    start.wait(120)
     for turn in range(ROUNDS):
         disk.write_bytes(random.Random(number * 100 + turn).randbytes(16 << 10))
         copy = repository.backup(disk, f"m{number}")
         assert known_copies(chosen, repository, fail, f"m{number}")[-1] == copy
-        if turn % 3 == 2:
+        if turn == ROUNDS - 1:
             repository.forget(Rules(keep_last=1), f"m{number}")
             assert known_copies(chosen, repository, fail, f"m{number}") == [copy]
         with open_catalog(chosen) as catalog:
@@ -83,7 +83,7 @@ def test_writers_at_once(place: Settings) -> None:
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(120)
+        writer.join(240)
     codes = [writer.exitcode for writer in writers]
     for writer in writers:
         writer.kill()

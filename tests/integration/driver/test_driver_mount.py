@@ -8,6 +8,7 @@ import errno
 import mmap
 import os
 import random
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -316,7 +317,7 @@ def test_space_made_in_time_loses_nothing(host: Host, tmp_path: Path, small: Pat
             assert os.pread(file.fileno(), MIB, 9 * MIB) == model[9 * MIB : 10 * MIB]
             assert outcome == []
             (small / "ballast").unlink()
-            flusher.join(20)
+            flusher.join(60)
             assert outcome == ["flushed"]
         host.kill()
         host.kill_worker("m", small / "m")
@@ -409,7 +410,7 @@ def test_slow_source_does_not_hold_up_hits(host: Host, tmp_path: Path) -> None:
         os.pwrite(file.fileno(), b"hit" * 4096, 0)
         # The source of `inner` is `outer`; stopping outer's worker stalls every recall of inner.
         pid = host.worker("outer")
-        os.kill(pid, 19)
+        suspend(pid)
         waiting = [
             threading.Thread(target=os.pread, args=(file.fileno(), 4096, MIB + at * 65536), daemon=True)
             for at in range(12)
@@ -423,9 +424,9 @@ def test_slow_source_does_not_hold_up_hits(host: Host, tmp_path: Path) -> None:
             os.pwrite(file.fileno(), b"x" * 4096, 3 * MIB)
             os.fsync(file.fileno())
         finally:
-            os.kill(pid, 18)
+            os.kill(pid, signal.SIGCONT)
         for thread in waiting:
-            thread.join(20)
+            thread.join(60)
             assert not thread.is_alive()
         assert os.pread(file.fileno(), MIB, MIB) == model[MIB : 2 * MIB]
     host.client.destroy("inner")

@@ -142,7 +142,7 @@ def test_killed_machine_is_seen_and_can_be_made_again(site: Site) -> None:
     assert machine is not None
     first = pid_of(machine)
     os.kill(first, signal.SIGKILL)
-    assert process.wait(process.with_word(f"guest={machine.control_socket.parent}"), 5)
+    assert process.wait(process.with_word(f"guest={machine.control_socket.parent}"), 60)
     assert site.cloud.read_machine("web01") is None
     again = site.cloud.create_machine(site.machine)
     assert pid_of(again) != first
