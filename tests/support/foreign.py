@@ -160,6 +160,9 @@ class Subject:
     def spoil_credentials(self) -> None:
         """Take wrong credentials from now on (`denied`)."""
 
+    def as_elsewhere(self) -> None:
+        """Take away what this process does in small for the tests, so that another sees the same."""
+
     def close(self) -> None:
         """Leave nothing behind."""
 
