@@ -140,6 +140,7 @@ class Repository:
         name: str,
         tags: Sequence[str],
         emptied: Sequence[Path],
+        across: bool,
         since: str | None,
         describe: Callable[[int], bytes],
         progress: Callable[[int, int], object],

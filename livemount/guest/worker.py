@@ -11,14 +11,12 @@ import sys
 from pathlib import Path
 
 from livemount.core.errors import LivemountError, UnsupportedError
-from livemount.core.run import run
 from livemount.guest.api import GuestReport, GuestRequest
 from livemount.guest.disk import Disk, bootable, read_disk
 from livemount.guest.families import FAMILIES, Job
+from livemount.guest.mounts import cover
 from livemount.guest.tools import GuestTools
 
-PLACES = ("/mnt", "/media", "/srv")
-"""Folders every Linux host has (Filesystem Hierarchy Standard 3.0): one is covered, in this namespace only."""
 NAMES = {
     "LVM2_member": "LVM",
     "crypto_LUKS": "LUKS encryption",
@@ -30,22 +28,13 @@ def prepare_here(path: Path, request: GuestRequest, tools: GuestTools) -> GuestR
     """Prepare the disk, mounting in the present mount namespace."""
     disk = read_disk(path)
     firmware, missing_loader = bootable(disk)
-    scratch = _scratch(path, tools.folder)
+    scratch = cover(path, tools.folder)
     job = Job(disk, request, tools, scratch, firmware, missing_loader)
     for family in FAMILIES:
         report = family.prepare(job)
         if report is not None:
             return report
     raise UnsupportedError(f"no Linux root file system that can be prepared is on {path}: {_seen(disk)}")
-
-
-def _scratch(*needed: Path) -> Path:
-    for name in PLACES:
-        place = Path(name)
-        if place.is_dir() and not any(path.resolve().is_relative_to(place) for path in needed):
-            run("mount", "-t", "tmpfs", "-o", "mode=0700,size=75%,nosuid,nodev,noexec", "tmpfs", place)
-            return place
-    raise LivemountError(f"none of {', '.join(PLACES)} is there and free to mount the guest's file systems in")
 
 
 def _seen(disk: Disk) -> str:

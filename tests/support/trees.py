@@ -102,10 +102,11 @@ def facts(root: Path) -> dict[str, tuple[object, ...]]:
 
 
 @contextlib.contextmanager
-def mounted(disk: Path, start: int, folder: Path) -> Iterator[Path]:
-    """A file system of a disk file, read only."""
+def mounted(disk: Path, start: int, folder: Path, size: int | None = None) -> Iterator[Path]:
+    """A file system of a disk file, read only. Without `size` (bytes) it is the only one that is mounted."""
     folder.mkdir(exist_ok=True)
-    run("mount", "-t", "ext4", "-o", f"loop,ro,noload,nodev,nosuid,noexec,offset={start}", disk, folder)
+    place = f"loop,offset={start}" + ("" if size is None else f",sizelimit={size}")
+    run("mount", "-t", "ext4", "-o", f"{place},ro,noload,nodev,nosuid,noexec", disk, folder)
     try:
         yield folder
     finally:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 
 from livemount.core.errors import UnsupportedError
 from livemount.core.machine import Firmware
@@ -20,11 +18,11 @@ from livemount.guest.cpio import Entry, archive, compress
 from livemount.guest.disk import Disk, Partition
 from livemount.guest.families.family import Family, Job
 from livemount.guest.initrd import KINDS, Initrd, InitrdKind, segments
-from livemount.guest.mounts import mount_inside, mounted
+from livemount.guest.mounts import mounted
 from livemount.guest.rooted import Root
+from livemount.guest.system import find_root, mount_part, os_release, read_fstab
 from livemount.guest.tools import HOME_IN_INITRD
 
-MOUNTABLE = ("ext4", "ext3", "ext2")
 HOME = "/usr/lib/livemount"
 UNITS = "/etc/systemd/system"
 # What the root file system itself takes, beside the initrds: tools, units, and room to breathe.
@@ -52,7 +50,7 @@ class System:
 
 def prepare(job: Job) -> GuestReport | None:
     """Prepare the disk's Linux; `None` when there is none. Raises `UnsupportedError` when it cannot work."""
-    partition = _find_root(job.disk, job.scratch)
+    partition = find_root(job.disk, job.scratch)
     if partition is None:
         return None
     if job.request.firmware not in job.firmware:
@@ -92,20 +90,6 @@ def prepare(job: Job) -> GuestReport | None:
 FAMILY = Family("linux", prepare)
 
 
-def _find_root(disk: Disk, scratch: Path) -> Partition | None:
-    """The partition with an installed system; of several, the one whose own fstab says that it is `/`."""
-    candidates = []
-    folder = scratch / "look"
-    folder.mkdir()
-    for partition in disk.partitions:
-        if partition.filesystem in MOUNTABLE:
-            with mounted(disk, partition, folder, writable=False) as tree, Root.at(tree) as root:
-                if root.is_folder("/etc") and _os_release(root) is not None:
-                    own = any(disk.named(name) == partition for name, place in _fstab(root) if place == "/")
-                    candidates.append((not own, partition.number, partition))
-    return min(candidates)[2] if candidates else None
-
-
 @contextmanager
 def _system(job: Job, partition: Partition) -> Iterator[System]:
     """Mount the tree with its separate /boot and /usr, and look at it."""
@@ -115,9 +99,9 @@ def _system(job: Job, partition: Partition) -> Iterator[System]:
     with ExitStack() as stack:
         stack.enter_context(mounted(job.disk, partition, folder, writable=True))
         root = stack.enter_context(Root.at(folder))
-        for name, place in _fstab(root):
+        for name, place in read_fstab(root):
             if place in ("/boot", "/usr"):
-                _mount_part(job.disk, root, name, place)
+                mount_part(job.disk, root, name, place, writable=True)
         yield _look(root, partition)
     descriptor = os.open(job.disk.path, os.O_RDWR)
     try:
@@ -126,18 +110,8 @@ def _system(job: Job, partition: Partition) -> Iterator[System]:
         os.close(descriptor)
 
 
-def _mount_part(disk: Disk, root: Root, name: str, place: str) -> None:
-    partition = disk.named(name)
-    if partition is None:
-        raise UnsupportedError(f"the guest's {place} is on {name}, which is not on this disk")
-    if partition.filesystem not in MOUNTABLE:
-        raise UnsupportedError(f"the guest's {place} is {partition}, and only {', '.join(MOUNTABLE)} can be prepared")
-    with root.folder(place) as descriptor:
-        mount_inside(disk, partition, descriptor)
-
-
 def _look(root: Root, partition: Partition) -> System:
-    name = _os_release(root) or "Linux"
+    name = os_release(root) or "Linux"
     for kind in KINDS:
         initrds = kind.find(root)
         if initrds:
@@ -146,33 +120,6 @@ def _look(root: Root, partition: Partition) -> System:
     raise UnsupportedError(
         f"{name} has no initrd that can be prepared: none of an installed kernel in /boot made by {tools}"
     )
-
-
-def _os_release(root: Root) -> str | None:
-    for path in ("/etc/os-release", "/usr/lib/os-release"):
-        # A link there may lead to a /usr that is not mounted.
-        if root.is_file(path):
-            for line in root.read_text(path, 64 * 1024).splitlines():
-                key, _, value = line.partition("=")
-                if key == "PRETTY_NAME":
-                    return "".join(c for c in " ".join(_words(value)) if c.isprintable())[:200]
-            return "Linux"
-    return None
-
-
-def _words(text: str) -> list[str]:
-    try:
-        return shlex.split(text)
-    except ValueError:
-        return [text]
-
-
-def _fstab(root: Root) -> list[tuple[str, str]]:
-    """What is mounted where, in order."""
-    if not root.is_file("/etc/fstab"):
-        return []
-    lines = (line.split() for line in root.read_text("/etc/fstab").splitlines())
-    return [(words[0], words[1]) for words in lines if len(words) >= 3 and not words[0].startswith("#")]
 
 
 def _name_by_uuid(disk: Disk, root: Root) -> bool:

@@ -43,6 +43,8 @@ pub struct Order<'a> {
     pub tags: &'a [String],
     /// Folders of the root whose content is left out.
     pub emptied: HashSet<PathBuf>,
+    /// File systems that are mounted in the tree belong to it.
+    pub across: bool,
     /// An earlier copy of the machine.
     pub since: Option<Id>,
 }
@@ -264,10 +266,11 @@ fn walk<E: From<Error>>(
     let node = node_of(order.root, FOLDER.into(), &metadata)?;
     let mut found = vec![Found { path: order.root.to_owned(), parent: 0, metadata, node, read: false }];
     let mut folders = vec![(0, old)];
+    let mut devices = vec![device];
     while let Some((at, old)) = folders.pop() {
         let path = found[at].path.clone();
         let relative = path.strip_prefix(order.root).expect("all is below the root");
-        if order.emptied.contains(relative) || found[at].metadata.dev() != device {
+        if order.emptied.contains(relative) || (found[at].metadata.dev() != device && !order.across) {
             continue;
         }
         progress(0, 0)?;
@@ -291,6 +294,7 @@ fn walk<E: From<Error>>(
                 Err(error) => return Err(unread(&path, &error).into()),
             };
             let mut node = node_of(&path, name.clone(), &metadata)?;
+            node.meta.device_id = number(&mut devices, metadata.dev());
             let old = before.remove(&name);
             let mut read = node.is_file();
             if let Some(old) = &old
@@ -307,6 +311,15 @@ fn walk<E: From<Error>>(
         }
     }
     Ok(found)
+}
+
+/// Which of the devices it is: their own numbers are others at each time that an image is opened.
+fn number(devices: &mut Vec<u64>, device: u64) -> u64 {
+    let at = devices.iter().position(|known| *known == device).unwrap_or_else(|| {
+        devices.push(device);
+        devices.len() - 1
+    });
+    at as u64 + 1
 }
 
 fn is_unchanged(index: &Index, old: &Node, new: &Node) -> bool {
@@ -364,7 +377,6 @@ fn node_of(path: &Path, name: OsString, metadata: &Metadata) -> Result<Node> {
         uid: Some(metadata.uid()),
         gid: Some(metadata.gid()),
         inode: metadata.ino(),
-        device_id: metadata.dev(),
         size: if matches!(kind, NodeType::File) { metadata.len() } else { 0 },
         links: metadata.nlink(),
         extended_attributes: attributes(path)?,
