@@ -180,7 +180,8 @@ impl Store {
         for entry in entries {
             let path = entry.map_err(fail)?.path();
             // Writers at the same time rename theirs, and clean up as well.
-            let gone = |error: io::Error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(fail(error)) };
+            let gone =
+                |error: io::Error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(fail(error)) };
             match fs::metadata(&path).and_then(|metadata| metadata.modified()) {
                 Ok(time) if now.duration_since(time).unwrap_or_default() > STALE => {
                     fs::remove_file(&path).or_else(gone)?;

@@ -68,8 +68,8 @@ def made(trees: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
     run("sgdisk", *words, disk)
     for name, start, end in PARTS:
         label = name or "root"
-        how = ["-q", "-t", "ext4", "-L", label, "-E", f"offset={start}", "-d", trees[label]]
-        run("mke2fs", *how, disk, f"{(end - start) >> 10}k")
+        how = ["-q", "-t", "ext4", "-L", label, "-E", f"offset={start}", "-d"]
+        run("mke2fs", *how, trees[label], disk, f"{(end - start) >> 10}k")
     return disk
 
 

@@ -112,8 +112,11 @@ impl Job<'_> {
                 Err(error) => return Err(error),
             }
         }
-        Err(Error::new(Kind::Conflict, format!("{} changed each time it was read; no copy was made", found.path.display()))
-            .hint("stop what writes to it, or back up a snapshot of it"))
+        Err(Error::new(
+            Kind::Conflict,
+            format!("{} changed each time it was read; no copy was made", found.path.display()),
+        )
+        .hint("stop what writes to it, or back up a snapshot of it"))
     }
 
     fn content(&self, file: &File, metadata: &Metadata, path: &Path, zero: Id) -> Result<Vec<Id>> {
@@ -276,12 +279,9 @@ fn walk<E: From<Error>>(
         progress(0, 0)?;
         let mut before: HashMap<OsString, Node> = match old {
             None => HashMap::new(),
-            Some(id) => repository
-                .tree(index, &id)?
-                .nodes
-                .into_iter()
-                .map(|node| (node.name().into_owned(), node))
-                .collect(),
+            Some(id) => {
+                repository.tree(index, &id)?.nodes.into_iter().map(|node| (node.name().into_owned(), node)).collect()
+            }
         };
         let entries = std::fs::read_dir(&path).map_err(|error| unread(&path, &error))?;
         let names = entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<Vec<_>>>();
@@ -414,8 +414,11 @@ fn open(found: &Found) -> Result<File> {
     let metadata = file.metadata().map_err(|error| unread(&found.path, &error))?;
     if (metadata.dev(), metadata.ino()) != (found.metadata.dev(), found.metadata.ino()) || !metadata.is_file() {
         let path = found.path.display();
-        return Err(Error::new(Kind::Conflict, format!("{path} was replaced while the tree was read; no copy was made"))
-            .hint("stop what writes to it, or back up a snapshot of it"));
+        return Err(Error::new(
+            Kind::Conflict,
+            format!("{path} was replaced while the tree was read; no copy was made"),
+        )
+        .hint("stop what writes to it, or back up a snapshot of it"));
     }
     Ok(file)
 }
@@ -436,7 +439,17 @@ fn facts(metadata: &Metadata) -> (u64, i64, i64, i64, i64) {
 fn plain(mode: u32, size: u64, time: &Zoned) -> NodeMetadata {
     let time = Some(time.timestamp());
     let owner = Some(0);
-    NodeMetadata { mode: Some(mode), mtime: time, atime: time, ctime: time, uid: owner, gid: owner, size, links: 1, ..NodeMetadata::default() }
+    NodeMetadata {
+        mode: Some(mode),
+        mtime: time,
+        atime: time,
+        ctime: time,
+        uid: owner,
+        gid: owner,
+        size,
+        links: 1,
+        ..NodeMetadata::default()
+    }
 }
 
 fn time(seconds: i64, nanoseconds: i64) -> Option<Timestamp> {
