@@ -190,7 +190,7 @@ def linked(writer: SnapshotWriter) -> str:
 
 def lying(facts: dict[str, int]) -> Callable[[SnapshotWriter], str]:
     def write(writer: SnapshotWriter) -> str:
-        chunk = writer.data(b"a")
+        chunk = writer.data(b"of no other snapshot")
         writer.lies[chunk] = facts
         return writer.tree([{"name": "a", "type": "file", "size": 2**31, "content": [chunk]}])
 
@@ -210,6 +210,7 @@ def of(*nodes: Node) -> Callable[[SnapshotWriter], str]:
         pytest.param(
             lying({"uncompressed_length": 2**31}), CorruptError, "has a chunk of 2147483648", id="large-chunk"
         ),
+        pytest.param(of(file("lost+found", 2)), UnsupportedError, "is no folder: ext4 needs one", id="lost+found"),
         pytest.param(of(file("a", 2) | {"size": 5}), CorruptError, "should have 5 bytes", id="size"),
         pytest.param(of(file("a", -1) | {"size": 5}), CorruptError, "1 chunks of", id="no-chunk"),
         pytest.param(of({"name": "a", "type": "dir"}), CorruptError, "without content", id="no-subtree"),
