@@ -161,7 +161,7 @@ def file(name: str, *chunks: int, **facts: Any) -> Node:
 @example([file("lost+found", 2), file("b", 4)])
 @example([file("one", 2, inode=5, links=2), file("other", 4, inode=5, links=2), file("same", 2, inode=5, links=2)])
 @example([{"name": "boot", "type": "dir", "nodes": [file("vmlinuz-6.1.0", 2)]}, {"name": "etc", "type": "fifo"}])
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(trees())
 def test_any_nodes_are_refused_or_become_a_sound_file_system(vault: Vault, nodes: list[Node]) -> None:
     writer = vault.writer()
