@@ -69,6 +69,6 @@ def test_without_mounts_there_is_what_the_host_has() -> None:
 
 def test_every_metric_is_documented() -> None:
     page = (Path(__file__).resolve().parents[3] / "docs" / "monitoring.md").read_text()
-    documented = set(re.findall(r"^\| `(livemount_\w+)`", page, re.MULTILINE))
+    documented = set(re.findall(r"^\| `(livemount_(?:disk|recall)_\w+)`", page, re.MULTILINE))
     parts = re.compile("_(bucket|count|sum)$")
     assert {parts.sub("", name) for name, _ in samples(state("m1"))} == documented
