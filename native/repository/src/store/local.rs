@@ -115,8 +115,12 @@ impl Store for Local {
                 let entry = entry.map_err(|error| self.read_error(&directory, &error))?;
                 let name = entry.file_name();
                 if let Some(id) = name.to_str().and_then(parse_name) {
-                    let metadata = entry.metadata().map_err(|error| self.read_error(&entry.path(), &error))?;
-                    found.push((id, file_size(metadata.len())));
+                    match entry.metadata() {
+                        Ok(metadata) => found.push((id, file_size(metadata.len()))),
+                        // Removed meanwhile.
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                        Err(error) => return Err(self.read_error(&entry.path(), &error)),
+                    }
                 }
             }
         }
