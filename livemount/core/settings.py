@@ -71,6 +71,17 @@ class Settings(BaseSettings):
         """Where the catalog is."""
         return self.catalog or f"sqlite:///{self.home.absolute() / 'catalog.sqlite'}"
 
+    @property
+    def service_variables(self) -> dict[str, str]:
+        """What the services of an environment must be told of the repository and the catalog, to use the same ones."""
+        told = {}
+        for field in ("repository", "password_file", "catalog", "catalog_password_file"):
+            value = getattr(self, field)
+            if value is not None:
+                text = str(value)
+                told[f"LIVEMOUNT_{field.upper()}"] = text if "://" in text else str(Path(text).absolute())
+        return told
+
     def paths(self) -> EnvironmentPaths:
         """The folders of the chosen environment."""
         return EnvironmentPaths(self.environment, self.home / self.environment)

@@ -117,7 +117,7 @@ impl Store for Local {
                 if let Some(id) = name.to_str().and_then(parse_name) {
                     match entry.metadata() {
                         Ok(metadata) => found.push((id, file_size(metadata.len()))),
-                        // Removed meanwhile.
+                        // Somebody has removed it since the folder was read.
                         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                         Err(error) => return Err(self.read_error(&entry.path(), &error)),
                     }
