@@ -1,9 +1,9 @@
 """Pins and locks of a repository that is not in a folder: small files in it, as every store can hold them.
 
 A note is a file named by its SHA-256, sealed with the repository's key, and never changed. To take a lock is to write
-a note and then to list all: of two that want the same, each sees the other's or is seen by it. Whoever sees another's
-takes its own away, waits and tries again. This needs a store in which a list has what was written before it was asked
-for: S3, Azure, rest-server and SFTP are such.
+a note and then to list all: of two that want the same, each sees the other's or is seen by it. Who asked first leaves
+its note and waits, which lets nobody new in; the others take theirs away, and look before they ask again. This needs a
+store in which a list has what was written before it was asked for: S3, Azure, rest-server and SFTP are such.
 
 A lock is renewed each minute. One that was not for `LEASE` seconds counts no more: its holder was killed, or has lost
 the store; it makes sure of its own lock before each step, and removes nothing once it was not renewed for half as
@@ -24,6 +24,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
@@ -97,6 +98,15 @@ Note = Annotated[Begun | Pinned | Locked, Field(discriminator="kind")]
 _NOTE: TypeAdapter[Begun | Pinned | Locked] = TypeAdapter(Note)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A lock of ours that was written, and before which moment it was not (`time.monotonic`)."""
+
+    id: str
+    note: Locked
+    time: float
+
+
 class NotedPins:
     """The pins and locks that a store holds as notes."""
 
@@ -126,23 +136,28 @@ class NotedPins:
         self.begin()
         holder = secrets.token_hex(16)
         deadline = time.monotonic() + patience
-        while True:
-            renewed = time.monotonic()
-            mine = self._write(self._lock(lock, holder, alone=alone))
-            try:
+        asked: _Asked | None = None
+        try:
+            while True:
                 others = self._others(lock, holder, alone=alone)
-            except BaseException:
-                self._remove_quietly(mine)
-                raise
-            if not others:
-                break
-            self._store.remove_note(mine)
-            if time.monotonic() > deadline:
-                who = ", ".join(sorted({other.machine for other in others}))
-                raise ConflictError(f"{self._place} is in use: {USES[lock, alone]} (by {who})")
-            # By chance, or two that came at once would meet again and again.
-            time.sleep((0.1 + secrets.randbelow(900) / 1000) * min(LONGEST_PAUSE, patience))
-        lease = _Lease(self, self._lock(lock, holder, alone=alone), mine, renewed)
+                if not others and asked is not None:
+                    break
+                if not others:
+                    asked = self._ask(self._lock(lock, holder, alone=alone))
+                    continue
+                if asked is not None and any(_order(other) < _order(asked.note) for other in others):
+                    self._store.remove_note(asked.id)
+                    asked = None
+                if time.monotonic() > deadline:
+                    who = ", ".join(sorted({other.machine for other in others}))
+                    raise ConflictError(f"{self._place} is in use: {USES[lock, alone]} (by {who})")
+                # By chance, or those that came at once would meet again.
+                time.sleep((0.1 + secrets.randbelow(900) / 1000) * min(LONGEST_PAUSE, patience))
+        except BaseException:
+            if asked is not None:
+                self._remove_quietly(asked.id)
+            raise
+        lease = _Lease(self, asked.note, asked.id, asked.time)
         try:
             yield lease.check
         finally:
@@ -189,6 +204,10 @@ class NotedPins:
             machine=socket.gethostname()[:100],
             process=_process(),
         )
+
+    def _ask(self, note: Locked) -> _Asked:
+        began = time.monotonic()
+        return _Asked(self._write(note), note, began)
 
     def _others(self, lock: Lock, holder: str, *, alone: bool) -> list[Locked]:
         """The locks that keep this one from being taken. Those that count no more are removed."""
@@ -340,6 +359,10 @@ def _started(process: int) -> str:
     except (FileNotFoundError, ProcessLookupError):
         return ""
     return stat.rpartition(")")[2].split()[19]
+
+
+def _order(note: Locked) -> tuple[datetime, str]:
+    return note.time, note.holder
 
 
 def _is_over(note: Locked) -> bool:
