@@ -17,7 +17,7 @@ from livemount.core.settings import Settings
 Range = tuple[int, int]
 """(offset, length)."""
 
-MIXED_SIZE = 4096 * MIB
+MIXED_SIZE = 2048 * MIB
 IN_USE = 0.4
 """Part of the mixed image that is not holes: a third of it random bytes, the rest text."""
 RUN = 4 * MIB
@@ -81,9 +81,7 @@ def data(path: Path) -> list[Range]:
 def blocks(ranges: list[Range], length: int) -> list[int]:
     """The offsets of the blocks of a length that lie wholly in ranges."""
     return [
-        at
-        for begin, count in ranges
-        for at in range(-(-begin // length) * length, begin + count - length + 1, length)
+        at for begin, count in ranges for at in range(-(-begin // length) * length, begin + count - length + 1, length)
     ]
 
 

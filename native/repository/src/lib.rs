@@ -17,6 +17,7 @@ mod plan;
 mod python;
 mod repository;
 mod retention;
+mod sealer;
 mod store;
 mod workers;
 
