@@ -8,8 +8,8 @@ use rustic_core::Id;
 use rustic_core::repofile::MasterKey;
 use sha2::{Digest, Sha256};
 
-pub const NONCE: usize = 16;
-pub const TAG: usize = 16;
+const NONCE: usize = 16;
+const TAG: usize = 16;
 /// Bytes that encryption adds.
 pub const OVERHEAD: usize = NONCE + TAG;
 
@@ -26,23 +26,16 @@ impl Key {
     }
 
     pub fn seal(&self, plain: &[u8]) -> Vec<u8> {
-        let mut sealed = vec![0; plain.len() + OVERHEAD];
-        sealed[NONCE..NONCE + plain.len()].copy_from_slice(plain);
-        self.seal_in_place(&mut sealed);
-        sealed
-    }
-
-    /// Encrypt what lies between the first `NONCE` and the last `TAG` bytes, and fill those in.
-    pub fn seal_in_place(&self, sealed: &mut [u8]) {
-        let (front, end) = sealed.split_at_mut(sealed.len() - TAG);
-        let (first, text) = front.split_at_mut(NONCE);
+        let mut sealed = Vec::with_capacity(plain.len() + OVERHEAD);
         let mut nonce = Nonce::default();
         rand::rng().fill_bytes(&mut nonce);
+        sealed.extend_from_slice(&nonce);
+        sealed.extend_from_slice(plain);
         let tag = Aes256CtrPoly1305Aes::new(&self.0)
-            .encrypt_in_place_detached(&nonce, &[], text)
+            .encrypt_in_place_detached(&nonce, &[], &mut sealed[NONCE..])
             .expect("the cipher takes any length that fits in memory");
-        first.copy_from_slice(&nonce);
-        end.copy_from_slice(&tag);
+        sealed.extend_from_slice(&tag);
+        sealed
     }
 
     /// The plain text (in the same memory), or nothing when the MAC does not fit.

@@ -17,7 +17,6 @@ mod plan;
 mod python;
 mod repository;
 mod retention;
-mod sealer;
 mod store;
 mod workers;
 

@@ -10,73 +10,58 @@ use crate::crypto::{hash_parts, id_bytes};
 use crate::error::{Error, Kind, Result};
 use crate::index::{BlobKind, IndexBlob, IndexFile, IndexPack};
 use crate::repository::Repository;
-use crate::sealer::Sealer;
 
 /// A pack is written when it has this many bytes.
 const PACK: usize = 32 << 20;
 /// Blobs of one index file.
 const INDEX_BLOBS: usize = 50_000;
 
-/// A pack that is not full.
-#[derive(Default)]
-struct Filling {
-    bytes: Vec<u8>,
-    blobs: Vec<IndexBlob>,
-}
-
 /// Fills packs and writes them; used from many threads.
 pub struct Packer<'a> {
     repository: &'a Repository,
     kind: BlobKind,
-    filling: Mutex<Filling>,
-    /// Those that no thread uses now.
-    sealers: Mutex<Vec<Sealer>>,
+    filling: Mutex<(Vec<Bytes>, Vec<IndexBlob>, usize)>,
     done: Mutex<Vec<IndexPack>>,
     added: AtomicU64,
 }
 
 impl<'a> Packer<'a> {
     pub fn new(repository: &'a Repository, kind: BlobKind) -> Self {
-        Self {
-            repository,
-            kind,
-            filling: Mutex::default(),
-            sealers: Mutex::default(),
-            done: Mutex::default(),
-            added: AtomicU64::new(0),
-        }
+        Self { repository, kind, filling: Mutex::default(), done: Mutex::default(), added: AtomicU64::new(0) }
     }
 
     /// Compress, encrypt and add a blob; a pack that is full is written by the thread that filled it.
     pub fn add(&self, id: Id, content: &[u8]) -> Result<()> {
         let length =
             u32::try_from(content.len()).map_err(|_| Error::new(Kind::Unsupported, "a blob has more than 4 GiB"))?;
-        let idle = self.sealers.lock().expect("no thread panics holding it").pop();
-        let mut sealer = match idle {
-            Some(sealer) => sealer,
-            None => Sealer::new(self.repository.level)?,
+        let packed = match self.repository.level {
+            None => None,
+            Some(level) => {
+                let packed =
+                    zstd::bulk::compress(content, level).map_err(|error| Error::io("cannot compress", &error))?;
+                (packed.len() < content.len()).then_some(packed)
+            }
         };
-        let (sealed, compressed) = sealer.seal(&self.repository.key, content)?;
+        let sealed = self.repository.key.seal(packed.as_deref().unwrap_or(content));
         let full = {
-            let mut filling = self.filling.lock().expect("no thread panics holding it");
-            let offset = filling.bytes.len();
-            filling.blobs.push(IndexBlob {
+            let mut guard = self.filling.lock().expect("no thread panics holding it");
+            let (parts, blobs, size) = &mut *guard;
+            blobs.push(IndexBlob {
                 id,
                 kind: self.kind,
-                offset: u32::try_from(offset).expect("a pack is far below 4 GiB"),
+                offset: u32::try_from(*size).expect("a pack is far below 4 GiB"),
                 length: u32::try_from(sealed.len()).expect("a blob is far below 4 GiB"),
-                uncompressed_length: compressed.then_some(length),
+                uncompressed_length: packed.is_some().then_some(length),
             });
-            filling.bytes.extend_from_slice(sealed);
-            (filling.bytes.len() >= PACK).then(|| std::mem::take(&mut *filling))
+            *size += sealed.len();
+            parts.push(sealed.into());
+            (*size >= PACK).then(|| std::mem::take(&mut *guard))
         };
-        self.sealers.lock().expect("no thread panics holding it").push(sealer);
-        full.map_or(Ok(()), |full| self.write(full))
+        full.map_or(Ok(()), |(parts, blobs, _)| self.write(parts, blobs))
     }
 
     /// A pack: the blobs, the encrypted list of them, and the length of that list.
-    fn write(&self, pack: Filling) -> Result<()> {
-        let Filling { bytes, blobs } = pack;
+    fn write(&self, mut parts: Vec<Bytes>, blobs: Vec<IndexBlob>) -> Result<()> {
         let mut header = Vec::with_capacity(blobs.len() * 41);
         for blob in &blobs {
             let kind = match (blob.kind, blob.uncompressed_length) {
@@ -94,7 +79,8 @@ impl<'a> Packer<'a> {
         }
         let sealed = self.repository.key.seal(&header);
         let length = u32::try_from(sealed.len()).expect("a header is far below 4 GiB");
-        let parts = [bytes.into(), sealed.into(), Bytes::copy_from_slice(&length.to_le_bytes())];
+        parts.push(sealed.into());
+        parts.push(Bytes::copy_from_slice(&length.to_le_bytes()));
         let id = hash_parts(&parts);
         self.repository.store.write(FileType::Pack, &id, &parts)?;
         let size: usize = parts.iter().map(Bytes::len).sum();
@@ -112,9 +98,9 @@ impl<'a> Packer<'a> {
 
     /// Write what is left, and return the packs and the bytes that were written.
     pub fn finish(self) -> Result<(Vec<IndexPack>, u64)> {
-        let last = std::mem::take(&mut *self.filling.lock().expect("no thread panics holding it"));
-        if !last.blobs.is_empty() {
-            self.write(last)?;
+        let (parts, blobs, _) = std::mem::take(&mut *self.filling.lock().expect("no thread panics holding it"));
+        if !blobs.is_empty() {
+            self.write(parts, blobs)?;
         }
         let packs = self.done.into_inner().expect("no thread panics holding it");
         Ok((packs, self.added.into_inner()))
