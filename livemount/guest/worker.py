@@ -9,16 +9,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from livemount.core.errors import LivemountError, UnsupportedError
-from livemount.core.run import run
 from livemount.guest.api import GuestReport, GuestRequest
-from livemount.guest.disk import Disk, bootable, read_disk
+from livemount.guest.disk import Disk, bootable, read_disk, read_further_disk
 from livemount.guest.families import FAMILIES, Job
+from livemount.guest.mounts import cover
 from livemount.guest.tools import GuestTools
 
-PLACES = ("/mnt", "/media", "/srv")
-"""Folders every Linux host has (Filesystem Hierarchy Standard 3.0): one is covered, in this namespace only."""
 NAMES = {
     "LVM2_member": "LVM",
     "crypto_LUKS": "LUKS encryption",
@@ -30,22 +29,14 @@ def prepare_here(path: Path, request: GuestRequest, tools: GuestTools) -> GuestR
     """Prepare the disk, mounting in the present mount namespace."""
     disk = read_disk(path)
     firmware, missing_loader = bootable(disk)
-    scratch = _scratch(path, tools.folder)
-    job = Job(disk, request, tools, scratch, firmware, missing_loader)
+    scratch = cover(path, tools.folder)
+    others = tuple(read_further_disk(other) for other in request.other_disks)
+    job = Job(disk, request, tools, scratch, firmware, missing_loader, others)
     for family in FAMILIES:
         report = family.prepare(job)
         if report is not None:
             return report
     raise UnsupportedError(f"no Linux root file system that can be prepared is on {path}: {_seen(disk)}")
-
-
-def _scratch(*needed: Path) -> Path:
-    for name in PLACES:
-        place = Path(name)
-        if place.is_dir() and not any(path.resolve().is_relative_to(place) for path in needed):
-            run("mount", "-t", "tmpfs", "-o", "mode=0700,size=75%,nosuid,nodev,noexec", "tmpfs", place)
-            return place
-    raise LivemountError(f"none of {', '.join(PLACES)} is there and free to mount the guest's file systems in")
 
 
 def _seen(disk: Disk) -> str:
@@ -62,13 +53,11 @@ def main() -> None:
     """Read the job from standard input, print the report or the error as JSON."""
     job = json.load(sys.stdin)
     try:
-        report = prepare_here(
-            Path(job["disk"]), GuestRequest.model_validate(job["request"]), GuestTools(Path(job["tools"]))
-        )
+        request, tools = GuestRequest.model_validate(job["request"]), GuestTools(Path(job["tools"]))
+        answer: dict[str, Any] = {"report": prepare_here(Path(job["disk"]), request, tools).model_dump(mode="json")}
     except LivemountError as error:
-        print(json.dumps({"error": type(error).__name__, "message": error.message, "hint": error.hint}))
-    else:
-        print(json.dumps({"report": report.model_dump(mode="json")}))
+        answer = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+    print(json.dumps(answer))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ class Job:
     firmware: list[Firmware]
     missing_loader: str | None
     """An EFI loader that must be copied to the removable path before the disk starts under UEFI."""
+    others: tuple[Disk, ...] = ()
+    """The machine's further disks."""
 
 
 @dataclass(frozen=True)
