@@ -75,11 +75,24 @@ def write_tree(root: Path, seed: int = 0) -> Path:
     return root
 
 
+def below(root: Path) -> list[Path]:
+    """Everything in a tree; no link is followed, not even to look whether it leads anywhere."""
+    found: list[Path] = []
+    folders = [root]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                found.append(Path(entry.path))
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(Path(entry.path))
+    return sorted(found)
+
+
 def facts(root: Path) -> dict[str, tuple[object, ...]]:
     """What is in a tree, by path: kind, mode, owners, time of change, attributes, links, content."""
     first: dict[tuple[int, int], str] = {}
     found: dict[str, tuple[object, ...]] = {}
-    for path in sorted(root.rglob("*")):
+    for path in below(root):
         name, status = str(path.relative_to(root)), path.lstat()
         if name == "lost+found":
             continue

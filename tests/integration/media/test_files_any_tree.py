@@ -129,7 +129,7 @@ def assert_comes_back(repository: Repository, tree: Path) -> None:
         assert facts(root) == facts(tree)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(ENTRY, max_size=40))
 def test_any_tree_comes_back(repository: Repository, entries: list[Any]) -> None:
     tree = repository.path.with_name("tree")

@@ -117,6 +117,10 @@ impl FileTree {
                 if !seen.insert(name.clone()) {
                     return Err(self.damaged(&name, "is there twice"));
                 }
+                if at == 0 && name == LOST_AND_FOUND && !node.is_dir() {
+                    let what = format!("lost+found in {} is no folder: ext4 needs one", self.name);
+                    return Err(Error::new(Kind::Unsupported, what));
+                }
                 let key = (node.meta.device_id, node.meta.inode);
                 let may_link = node.meta.links > 1 && node.meta.inode != 0 && !node.is_dir();
                 let subtree = node.subtree;
