@@ -1,4 +1,4 @@
-"""`python -m bench NAME... [--json]`, `python -m bench all [--skip NAME...]` (writes bench/RESULTS.md)."""
+"""`python -m bench NAME... [--json] [--update]`, `python -m bench all [--skip NAME...]` (writes bench/RESULTS.md)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from types import FrameType
 from typing import Protocol, cast
 
 from bench.harness import ROUNDS, Figure
-from bench.results import table, write_results
+from bench.results import table, update_results, write_results
 from bench.rig import Options
 from livemount.core.errors import LivemountError
 
 log = logging.getLogger(__name__)
 
-BENCHES = ("hits", "latency", "memory", "scale", "backup", "cold", "boot")
+BENCHES = ("hits", "latency", "memory", "scale", "backup", "index", "cold", "boot")
 """In the order of `all`: the longest last."""
 
 
@@ -52,7 +52,10 @@ def arguments() -> argparse.Namespace:
         "--seconds", type=float, default=2, help="length of one measurement of a steady load (%(default)g)"
     )
     parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="local file system to measure on")  # noqa: S108
-    parser.add_argument("--results", type=Path, default=Path(__file__).with_name("RESULTS.md"), help="for `all`")
+    parser.add_argument(
+        "--results", type=Path, default=Path(__file__).with_name("RESULTS.md"), help="the page of results"
+    )
+    parser.add_argument("--update", action="store_true", help="put the figures into the page of results that there is")
     parser.add_argument("--verbose", action="store_true", help="log each round")
     parsed = parser.parse_args()
     if parsed.rounds < 1 or parsed.seconds <= 0:
@@ -73,9 +76,10 @@ def main() -> int:
     failed: dict[str, str] = {}
     left_out = dict.fromkeys(parsed.skip, "skipped")
     for name in [name for name in BENCHES if name not in left_out] if everything else parsed.names:
+        mine: list[Figure] = []
         try:
             for figure in figures(name, options):
-                done.append(figure)
+                mine.append(figure)
                 if parsed.json:
                     print(figure.line(), flush=True)
         except LivemountError as error:
@@ -83,11 +87,14 @@ def main() -> int:
         except Exception as error:
             log.exception("bench %s", name)
             failed[name] = f"{type(error).__name__}: {error}"
+        done += mine
         if name in failed:
             print(f"bench {name}: {failed[name]}", file=sys.stderr)
         if everything:
             # After each, so that a run that is cut short leaves what it has.
             write_results(parsed.results, done, {**failed, **left_out})
+        elif parsed.update and name not in failed:
+            update_results(parsed.results, name, mine, BENCHES)
     if not parsed.json:
         print("\n".join(table(done)))
     return 1 if failed else 0

@@ -70,10 +70,10 @@ def restic_mount(rig: Rig, copies: Copies) -> AbstractContextManager[Path]:
     return _mounted(rig, "restic-mount", [*copies.restic, "mount"], copies, lambda point: point / inside)
 
 
-def borg_mount(rig: Rig, copies: Copies) -> AbstractContextManager[Path]:
+def borg_mount(rig: Rig, copies: Copies, image: str = "disk0.raw") -> AbstractContextManager[Path]:
     """`borg mount`."""
     words = ["borg", "--bypass-lock", "mount", "--foreground", copies.borg_archive]
-    return _mounted(rig, "borg-mount", words, copies, lambda point: point / "disk0.raw")
+    return _mounted(rig, "borg-mount", words, copies, lambda point: point / image)
 
 
 @contextlib.contextmanager

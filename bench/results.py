@@ -56,12 +56,15 @@ def table(figures: Sequence[Figure]) -> Iterator[str]:
     """The figures as a table in Markdown."""
     yield "| figure | ratio | goal | spread | n | median | compared with | its median | load |"
     yield "|---|---|---|---|---|---|---|---|---|"
-    for each in figures:
-        goal = "" if each.goal is None else f"{each.goal:g} {'reached' if each.reached else 'missed'}"
-        yield (
-            f"| {each.name} | {each.ratio:.2f} | {goal} | {each.spread:.2f} | {each.n} | {each.median:.4g} {each.unit} "
-            f"| {each.peer} | {each.peer_median:.4g} {each.unit} | {each.load:.1f} |"
-        )
+    yield from map(_row, figures)
+
+
+def _row(each: Figure) -> str:
+    goal = "" if each.goal is None else f"{each.goal:g} {'reached' if each.reached else 'missed'}"
+    return (
+        f"| {each.name} | {each.ratio:.2f} | {goal} | {each.spread:.2f} | {each.n} | {each.median:.4g} {each.unit} "
+        f"| {each.peer} | {each.peer_median:.4g} {each.unit} | {each.load:.1f} |"
+    )
 
 
 def write_results(path: Path, figures: Sequence[Figure], skipped: Mapping[str, str]) -> None:
@@ -80,3 +83,24 @@ def write_results(path: Path, figures: Sequence[Figure], skipped: Mapping[str, s
     lines += [f"- not measured: {name}: {' '.join(reason.split())}" for name, reason in skipped.items()]
     lines += ["", *table(figures), ""]
     path.write_text("\n".join(lines))
+
+
+def update_results(path: Path, bench: str, figures: Sequence[Figure], order: Sequence[str]) -> None:
+    """Put the figures of one bench into a page that there is, in place of those that it has of it.
+
+    `order` are the benches as they come in the page. What these figures were made with is told in a line of their own.
+    """
+    lines = path.read_text().splitlines()
+    told = f"- {bench}: measured anew"
+    lines = [line for line in lines if not line.startswith((f"| {bench}/", told, f"- not measured: {bench}"))]
+    rows = [number for number, line in enumerate(lines) if line.startswith("| ")]
+    place = {name: number for number, name in enumerate(order)}
+    after = [number for number in rows[1:] if place.get(lines[number][2:].partition("/")[0], 0) < place[bench]]
+    at = (after[-1] if after else rows[0] + 1) + 1
+    lines[at:at] = map(_row, figures)
+    # The list of the machine and the versions is the page's first list.
+    first = next(number for number, line in enumerate(lines) if line.startswith("- "))
+    end = next(number for number in range(first, len(lines)) if not lines[number].startswith("- "))
+    few = f"; preliminary: fewer than {ROUNDS} rounds" if any(each.n < ROUNDS for each in figures) else ""
+    lines.insert(end, f"{told} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC with {'; '.join(machine())}{few}")
+    path.write_text("\n".join(lines) + "\n")
