@@ -9,16 +9,19 @@ from __future__ import annotations
 import fcntl
 import logging
 import signal
+import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from dbos import DBOS, DBOSConfig
 
 from livemount.core.errors import ConflictError
 from livemount.core.settings import EnvironmentPaths
+from livemount.manager.turns import Turns
 from livemount.workflow.mount import Stacks, use
+from livemount.workflow.notices import Webhook
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +38,21 @@ def database_url(paths: EnvironmentPaths) -> str:
 
 
 @contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
+def _only_one(lock: Path) -> Iterator[Callable[[], None]]:
+    """Hold the lock; gives what to call when clients may come."""
     lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with lock.open("w") as file:
+    with lock.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConflictError("the manager of this environment runs already") from error
-        yield
+        file.truncate(0)
+
+        def ready() -> None:
+            file.write("ready")
+            file.flush()
+
+        yield ready
 
 
 def is_alive(lock: Path) -> bool:
@@ -57,13 +67,24 @@ def is_alive(lock: Path) -> bool:
     return False
 
 
+def _write_ahead(database: Path) -> None:
+    """Let the database have a write-ahead log: readers wait for no writer, and a commit is one flush, not several."""
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+
+
+def is_ready(lock: Path) -> bool:
+    """Whether it has begun to serve, of one that is alive: before, its database may have no tables."""
+    return bool(lock.read_bytes())
+
+
 def serve(paths: EnvironmentPaths, stacks: Stacks) -> None:
     """Run the workflows until the process is told to end."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with _only_one(paths.manager_lock):
-        use(stacks)
+    with _only_one(paths.manager_lock) as ready:
+        use(stacks, Webhook(paths.webhook))
         config: DBOSConfig = {
             "name": APPLICATION,
             "system_database_url": database_url(paths),
@@ -71,10 +92,15 @@ def serve(paths: EnvironmentPaths, stacks: Stacks) -> None:
             "executor_id": EXECUTOR,
             "notification_listener_polling_interval_sec": 0.2,
         }
+        _write_ahead(paths.database)
         DBOS(config=config)
         DBOS.launch()
         DBOS.register_queue(QUEUE, polling_interval_sec=0.2)
+        turns = threading.Thread(target=Turns(paths.limits).run, args=(stop,), name="turns")
+        turns.start()
+        ready()
         log.info("the manager of %s is ready", paths.name)
         stop.wait()
+        turns.join()
         # Workflows under way are not waited for: a mount's lease may last for days. They go on at the next start.
         DBOS.destroy(workflow_completion_timeout_sec=0)
