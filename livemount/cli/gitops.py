@@ -18,6 +18,7 @@ from livemount.core.settings import Settings
 from livemount.gitops.apply import Plan, applying, make_plan, settle
 from livemount.gitops.apply import apply as apply_plan
 from livemount.gitops.drift import drift as compare
+from livemount.gitops.drift import of_set
 from livemount.gitops.folder import files_of, read_files, read_folder
 from livemount.gitops.markdown import SIGNS, counts, drift_markdown, plan_markdown
 from livemount.gitops.plan import Action, Step
@@ -181,7 +182,7 @@ def drift(set_name: SetName = None, detailed_exitcode: Detailed = False, output:
     with _one_code_for_errors(detailed_exitcode):
         settings = Settings()
         with closing(Manager(settings.paths())) as manager:
-            records = [record for record in manager.records(ended=True) if record.order.declared is not None]
+            records = of_set(manager.records(ended=True), set_name)
         disks = None
         if any(record.state in (MountState.BOOTING, MountState.RUNNING) for record in records):
             try:
@@ -190,7 +191,7 @@ def drift(set_name: SetName = None, detailed_exitcode: Detailed = False, output:
                 if detailed_exitcode:
                     raise
                 warn(f"nothing is known of the disks: {error}")
-    found = compare(records, disks, datetime.now(UTC), set_name)
+    found = compare(records, disks, datetime.now(UTC))
     if output is Format.JSON:
         print_json(drift=[each.model_dump(mode="json") for each in found])
     elif output is Format.MARKDOWN:

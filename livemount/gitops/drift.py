@@ -23,27 +23,27 @@ class Drift(Frozen):
     """Else it stays until its file changes."""
 
 
-def drift(
-    records: Iterable[MountRecord], disks: Mapping[str, PseudoDisk] | None, now: datetime, set_name: str | None = None
-) -> list[Drift]:
-    """The differences. `records`: the newest of each name; `disks`: `None` when the host does not answer."""
-    found: list[Drift] = []
-    for record in records:
-        declared = record.order.declared
-        if declared is None or set_name not in (None, declared.set):
-            continue
-        for problem, applied, is_now, repaired in _differences(record, disks, now):
-            found.append(
-                Drift(
-                    mount=record.order.mount,
-                    set=declared.set,
-                    problem=problem,
-                    applied=applied,
-                    found=is_now,
-                    repaired_by_apply=repaired,
-                )
-            )
-    return found
+def of_set(records: Iterable[MountRecord], set_name: str | None) -> list[MountRecord]:
+    """The mounts that files have made; those of one set, where it is named."""
+    declared = ((record, record.order.declared) for record in records)
+    return [record for record, by in declared if by is not None and set_name in (None, by.set)]
+
+
+def drift(records: Iterable[MountRecord], disks: Mapping[str, PseudoDisk] | None, now: datetime) -> list[Drift]:
+    """The differences. `records`: the newest of each name, made by files; `disks`: `None`: the host does not answer."""
+    return [
+        Drift(
+            mount=record.order.mount,
+            set=record.order.declared.set,
+            problem=problem,
+            applied=applied,
+            found=found,
+            repaired_by_apply=repaired,
+        )
+        for record in records
+        if record.order.declared is not None
+        for problem, applied, found, repaired in _differences(record, disks, now)
+    ]
 
 
 def _differences(

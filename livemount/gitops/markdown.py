@@ -80,7 +80,7 @@ def _flat(text: str) -> str:
 
 
 def _comment(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "-", text).replace("--", "-")
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text)  # no "--", which would end the comment
 
 
 def _cut(lines: list[str]) -> str:

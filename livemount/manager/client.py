@@ -89,13 +89,12 @@ class Manager:
                     "queue_name": QUEUE,
                     "workflow_id": id,
                     "workflow_id_reuse_policy": "reject",
-                    "deduplication_id": order.mount,
                     "app_version": APPLICATION_VERSION,
                     "attributes": {OWNER: order.owner, TURN: workflow != "mount"},
                 },
                 dump(data),
             )
-        except (dbos_error.DBOSQueueDeduplicatedError, dbos_error.DBOSWorkflowIDInUseError) as error:
+        except dbos_error.DBOSWorkflowIDInUseError as error:
             raise _taken(order.mount) from error
 
     def _workflows(self, prefix: str) -> list[WorkflowStatus]:

@@ -270,9 +270,9 @@ def _until_warning(life: _Life) -> float:
     expires = life.record.order.expires
     if life.warned == expires or (before := _warn_before()) is None:
         return math.inf
-    # Of a short mount nobody wants to hear at its beginning that it ends.
-    lease = (expires - life.record.history[0].time).total_seconds()
-    if left := _left(expires - timedelta(seconds=min(before, lease / 2))):
+    if before >= (expires - life.record.history[0].time).total_seconds():
+        return math.inf  # of a short mount nobody wants to hear at its beginning that it ends
+    if left := _left(expires - timedelta(seconds=before)):
         return left
     life.warned = expires
     life.tell(NoticeKind.EXPIRING)

@@ -76,7 +76,7 @@ class WebhookConfig(Frozen):
     secret_file: Path
     """Mode 0600: base64 of at least 24 bytes, `whsec_` before it or not."""
     warn_before: Duration = Duration("15m")
-    """How long before its expiry a mount is warned of; at most a half of its lease."""
+    """How long before its expiry a mount is warned of; one whose whole lease is shorter is not."""
     only: tuple[NoticeKind, ...] = (NoticeKind.EXPIRING, NoticeKind.FAILED, NoticeKind.ENDED, NoticeKind.TEST)
 
 
