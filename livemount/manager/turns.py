@@ -66,7 +66,7 @@ def due(unfinished: Iterable[WorkflowStatus], limits: Limits) -> list[WorkflowSt
     ids = {workflow.workflow_id for workflow in queue}
     users = Counter(_owner(workflow) for workflow in everything if workflow.workflow_id not in ids)
     room = limits.host - users.total()
-    found = []
+    found: list[WorkflowStatus] = []
     for workflow in queue:
         if len(found) < room and users[_owner(workflow)] < limits.user:
             users[_owner(workflow)] += 1
