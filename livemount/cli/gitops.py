@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from livemount.cli.copies import Output, mountable_copy
+from livemount.cli.copies import Output, chosen_copy
 from livemount.cli.output import OutputFormat, local_time, print_json, print_line, print_table, stderr, stdout, warn
 from livemount.core.errors import ExitCode, LivemountError, UsageError
 from livemount.core.settings import Settings
@@ -86,7 +86,7 @@ def plan(
         settings = Settings()
         specs = read_folder(folder, allow_empty=allow_empty)
         with closing(Manager(settings.paths())) as manager:
-            wanted = make_plan(settings, manager, specs, _set_name(folder, set_name), mountable_copy, prune=prune)
+            wanted = make_plan(settings, manager, specs, _set_name(folder, set_name), chosen_copy, prune=prune)
     _print_plan(wanted, output)
     if detailed_exitcode and wanted.changes:
         raise typer.Exit(CHANGES)
@@ -111,7 +111,7 @@ def apply(
     name = _set_name(folder, set_name)
     with closing(Manager(settings.paths())) as manager:
         with applying(settings.paths()):
-            wanted = make_plan(settings, manager, specs, name, mountable_copy, prune=prune)
+            wanted = make_plan(settings, manager, specs, name, chosen_copy, prune=prune)
             if output is OutputFormat.TABLE:
                 _print_plan(wanted, Format.TABLE)
             apply_plan(manager, wanted, lambda text: stderr.print(text, highlight=False, markup=False))

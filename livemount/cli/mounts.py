@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from livemount.cli.copies import Output, mountable_copy
+from livemount.cli.copies import Output, chosen_copy
+from livemount.cli.inspect import show_inspection
 from livemount.cli.output import (
     OutputFormat,
     bytes_text,
@@ -26,7 +27,7 @@ from livemount.cli.watch import watch as show_live
 from livemount.core.errors import ConflictError, UsageError
 from livemount.core.machine import HOLD_SECONDS, Firmware, is_name
 from livemount.core.settings import Settings
-from livemount.gitops.orders import Origin, look, owner
+from livemount.gitops.orders import owner
 from livemount.manager.client import Manager, MountFailedError
 from livemount.manager.environment import Environment
 from livemount.manager.progress import follow
@@ -70,6 +71,9 @@ def mount(
     boot_timeout: Annotated[str, typer.Option(help="How long the guest may take to come up.")] = "10m",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the guest is up.")] = True,
     prepare: Annotated[bool, typer.Option("--prepare/--no-prepare", help="Run guest preparation.")] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Mount nothing: say what would change (see `livemount inspect`).")
+    ] = False,
     hold_io: Annotated[
         str, typer.Option(help="How long I/O waits for a source that is away before it fails: 0s to 1h.")
     ] = f"{HOLD_SECONDS:.0f}s",
@@ -94,8 +98,10 @@ def mount(
     limit = parse_duration(boot_timeout)
     hold = parse_hold(hold_io)
     environment = Environment(settings).outputs()
-    origin = Origin(copy or None, tuple(source or ()), password_file, Wanted(firmware, cpus, memory))
-    found, secret = look(settings, origin, str(name), mountable_copy)
+    found, secret = chosen_copy(settings, copy, source, str(name), password_file, Wanted(firmware, cpus, memory))
+    if dry_run:
+        show_inspection(settings, found, secret, firmware, output)
+        return
     order = MountOrder(
         mount=_mount_name(found.name, name),
         copy=found,

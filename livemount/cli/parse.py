@@ -34,6 +34,11 @@ def parse_time(text: str) -> datetime:
         raise UsageError(f"{text!r} is not a time", hint="for example 2026-12-01T08:00+01:00, or 2026-12-01") from error
 
 
+def parse_grace(text: str) -> timedelta:
+    """How long after its time something counts as late: `0s`, `30m`, `1d`. Raises `UsageError`."""
+    return _parse(text, "30m, 1h or 1d")
+
+
 def _parse(text: str, examples: str) -> timedelta:
     try:
         return timedelta(seconds=seconds(text))

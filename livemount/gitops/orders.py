@@ -5,51 +5,25 @@ from __future__ import annotations
 import getpass
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from livemount.core.machine import Copy
 from livemount.core.settings import Settings
 from livemount.gitops.spec import MountSpec
-from livemount.media.agents import AgentUri
-from livemount.media.foreign import Wanted, copy_of_sources
+from livemount.media.foreign import Wanted
 from livemount.workflow.states import Declared, MountOrder
 
-FindCopy = Callable[[Settings, str], Copy]
-"""The copy that `NAME`, `NAME@latest` or `NAME@ID` names; raises `NotFoundError` and the like."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What is mounted: a copy, or sources with what is said of their machine."""
-
-    copy: str | None
-    sources: tuple[str, ...]
-    password_file: Path | None
-    wanted: Wanted
-
-
-def look(settings: Settings, origin: Origin, name: str, find: FindCopy) -> tuple[Copy, Path | None]:
-    """The copy, or one that describes the sources as the machine `name`; and the file with its secret.
-
-    Raises what opening and reading raise.
-    """
-    if origin.copy is not None:
-        secret = None if settings.agent else settings.repository_password
-        return find(settings, origin.copy), secret and secret.absolute()
-    shown = settings.client_certificates
-    uris = [str(AgentUri.parse(uri, shown)) if uri.startswith("agent:") else uri for uri in origin.sources]
-    secret = origin.password_file
-    return copy_of_sources(uris, secret, name, origin.wanted), secret and secret.absolute()
+FindCopy = Callable[[Settings, str, list[str] | None, str, Path | None, Wanted], tuple[Copy, Path | None]]
+"""`livemount.cli.copies.chosen_copy`: the copy of a reference, or of sources, and the file with its secret."""
 
 
 def order_of(
     settings: Settings, spec: MountSpec, find: FindCopy, expires: datetime, declared: Declared | None
 ) -> MountOrder:
-    """The order of a mount that a file describes. Raises what `look` raises."""
+    """The order of a mount that a file describes. Raises what looking for its copy, or at its sources, raises."""
     wanted = Wanted(spec.firmware, spec.cpus, spec.memory_mib)
-    found, secret = look(settings, Origin(spec.copy_, spec.sources, spec.password_file, wanted), spec.name, find)
+    found, secret = find(settings, spec.copy_ or "", list(spec.sources), spec.name, spec.password_file, wanted)
     return MountOrder(
         mount=spec.name,
         copy=found,

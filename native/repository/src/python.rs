@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::backup::{self, DiskOrder, Order, Written};
+use crate::copy::{self, Copied};
 use crate::disk::{Disk, parse_id, read_small};
 use crate::error::{Error, Kind, Result};
 use crate::files::backup::Order as FilesOrder;
@@ -17,6 +18,7 @@ use crate::files::python::{PyFileTree, PyFilesDisk};
 use crate::input::{Image, Input};
 use crate::repository::Repository;
 use crate::retention::{Pruned, Verdict};
+use crate::store::{Area, Secrets};
 
 /// A panic is an error of the one request.
 pub fn contained<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -121,6 +123,8 @@ pub struct PySnapshot {
     tags: Vec<String>,
     paths: Vec<String>,
     description: Option<String>,
+    /// Bytes that it added to the repository, where that is told.
+    added: Option<u64>,
 }
 
 /// What a backup did.
@@ -130,6 +134,14 @@ pub struct PyBackupResult {
     time: i64,
     /// Of each disk.
     stored: Vec<u64>,
+    read: u64,
+    added: u64,
+}
+
+/// What copying into another repository did: of each snapshot its id there, and whether it was copied now.
+#[pyclass(frozen, get_all, name = "Copied", module = "livemount._native")]
+pub struct PyCopied {
+    snapshots: Vec<(String, bool)>,
     read: u64,
     added: u64,
 }
@@ -148,15 +160,55 @@ pub struct PyRepository(Arc<Repository>);
 #[pymethods]
 impl PyRepository {
     #[staticmethod]
-    fn init(py: Python<'_>, path: PathBuf, password: &str) -> PyResult<Self> {
-        let repository = py.detach(|| contained(|| Repository::init(&path, password)))?;
+    #[pyo3(signature = (place, password, secrets=None, append_only=false))]
+    fn init(
+        py: Python<'_>,
+        place: PathBuf,
+        password: &str,
+        secrets: Option<Secrets>,
+        append_only: bool,
+    ) -> PyResult<Self> {
+        let secrets = secrets.unwrap_or_default();
+        let repository = py.detach(|| contained(|| Repository::init(&place, password, &secrets, append_only)))?;
         Ok(Self(Arc::new(repository)))
     }
 
     #[staticmethod]
-    fn open(py: Python<'_>, path: PathBuf, password: &str) -> PyResult<Self> {
-        let repository = py.detach(|| contained(|| Repository::open(&path, password)))?;
+    #[pyo3(signature = (place, password, secrets=None))]
+    fn open(py: Python<'_>, place: PathBuf, password: &str, secrets: Option<Secrets>) -> PyResult<Self> {
+        let secrets = secrets.unwrap_or_default();
+        let repository = py.detach(|| contained(|| Repository::open(&place, password, &secrets)))?;
         Ok(Self(Arc::new(repository)))
+    }
+
+    /// The ids of the notes: see `livemount.media.notes`.
+    fn notes(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        let found = py.detach(|| contained(|| self.0.store.files(Area::Note)))?;
+        Ok(found.into_iter().map(|(id, _)| id.to_hex().to_string()).collect())
+    }
+
+    fn read_note<'py>(&self, py: Python<'py>, id: &str) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let text = py.detach(|| contained(|| self.0.read_note(&parse_id(id)?)))?;
+        Ok(text.map(|text| PyBytes::new(py, &text)))
+    }
+
+    fn write_note(&self, py: Python<'_>, text: &[u8]) -> PyResult<String> {
+        Ok(py.detach(|| contained(|| self.0.write_note(text)))?.to_hex().to_string())
+    }
+
+    fn remove_note(&self, py: Python<'_>, id: &str) -> PyResult<()> {
+        Ok(py.detach(|| contained(|| self.0.remove_note(&parse_id(id)?)))?)
+    }
+
+    /// Whether forgetting and pruning are refused.
+    #[getter]
+    fn append_only(&self) -> bool {
+        self.0.is_append_only()
+    }
+
+    /// The content of `config`, and the ids of the snapshots, in order.
+    fn state(&self, py: Python<'_>) -> PyResult<(Vec<u8>, Vec<String>)> {
+        Ok(py.detach(|| contained(|| self.0.state()))?)
     }
 
     /// Snapshots, oldest first, and the reasons why others cannot be read.
@@ -172,6 +224,7 @@ impl PyRepository {
                 tags: (&file.tags).into_iter().cloned().collect(),
                 paths: (&file.paths).into_iter().cloned().collect(),
                 description: file.description,
+                added: file.summary.map(|summary| summary.data_added_packed),
             })
             .collect();
         Ok((good, found.bad.into_iter().map(|error| error.message).collect()))
@@ -273,6 +326,26 @@ impl PyRepository {
             read: written.read,
             added: written.added,
         })
+    }
+
+    /// Copy snapshots into another repository. `progress` is as of `backup`.
+    fn copy_to(
+        &self,
+        py: Python<'_>,
+        to: &Self,
+        ids: Vec<String>,
+        checkpoint: u64,
+        progress: &Bound<'_, PyAny>,
+    ) -> PyResult<PyCopied> {
+        let progress = progress.clone().unbind();
+        let Copied { snapshots, read, added } = py.detach(|| {
+            catch_unwind(AssertUnwindSafe(|| {
+                copy::copy(&self.0, &to.0, &parse_ids(&ids)?, checkpoint, |read, total| tell(&progress, read, total))
+            }))
+            .unwrap_or_else(|payload| Err(Error::panicked(&*payload).into()))
+        })?;
+        let snapshots = snapshots.into_iter().map(|(id, now)| (id.to_hex().to_string(), now)).collect();
+        Ok(PyCopied { snapshots, read, added })
     }
 
     fn file_tree(&self, py: Python<'_>, snapshot: &str, path: PathBuf) -> PyResult<PyFileTree> {
@@ -388,6 +461,7 @@ impl PyDisk {
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PySnapshot>()?;
     module.add_class::<PyBackupResult>()?;
+    module.add_class::<PyCopied>()?;
     module.add_class::<PyPruned>()?;
     module.add_class::<PyRepository>()?;
     module.add_class::<PyFileTree>()?;

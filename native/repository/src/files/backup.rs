@@ -20,7 +20,7 @@ use nix::unistd::{Whence, lseek64};
 use rustic_core::repofile::{
     Metadata as NodeMetadata, Node, NodeType, SnapshotFile, SnapshotSummary, StringList, Tree,
 };
-use rustic_core::{FileType, Id, TreeId};
+use rustic_core::{Id, TreeId};
 use serde::de::DeserializeOwned;
 
 use crate::backup::{CHUNK, MACHINE_FILE, TAG};
@@ -28,6 +28,7 @@ use crate::crypto::hash;
 use crate::error::{Error, Kind, Result};
 use crate::index::{BlobKind, Index};
 use crate::packer::{Packer, write_index};
+use crate::store::Area;
 use crate::repository::Repository;
 use crate::workers;
 
@@ -237,7 +238,7 @@ pub fn backup<E: From<Error>>(
         summary: Some(summary),
         ..SnapshotFile::default()
     };
-    let id = repository.write_json(FileType::Snapshot, &snapshot)?;
+    let id = repository.write_json(Area::Snapshot, &snapshot)?;
     let read = job.read.into_inner();
     Ok(Written { snapshot: id, time: started, stored, read, added: data_added + tree_added })
 }
