@@ -25,7 +25,7 @@ from livemount.gitops.folder import HINT, files_of, read_files, read_folder
 from livemount.gitops.markdown import LONGEST, code, drift_markdown, plan_markdown
 from livemount.gitops.plan import Action, Step, plan
 from livemount.gitops.spec import MountSpec, schema_text
-from livemount.workflow.notices import signature
+from livemount.workflow.notices import WebhookConfig, signature
 from livemount.workflow.states import Declared, EndCause, MountOrder, MountRecord, MountState, Transition
 
 ROOT = Path(__file__).parents[3]
@@ -133,6 +133,8 @@ def test_the_examples_are_good() -> None:
     assert len(read_files(files_of(ROOT / "examples/mounts"))) == 3
     for text in re.findall(r"```yaml\n(name:.*?)```", (ROOT / "docs/gitops.md").read_text(), re.DOTALL):
         spec(text)
+    webhook = re.findall(r"```yaml\n(url:.*?)```", (ROOT / "docs/mounts.md").read_text(), re.DOTALL)
+    assert parse_model(webhook[0].encode(), "docs/mounts.md", WebhookConfig, "").warn_before.seconds == 900
     (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
     assert re.search(hook["files"], "mounts/web01.yaml")
     words = hook["entry"].split()[1:]
