@@ -159,6 +159,7 @@ class Repository:
         name: str,
         tags: Sequence[str],
         emptied: Sequence[Path],
+        across: bool,
         since: str | None,
         describe: Callable[[int], bytes],
         progress: Callable[[int, int], object],

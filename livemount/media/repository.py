@@ -297,8 +297,12 @@ class Repository:
         description: MachineDescription | None = None,
         progress: Progress | None = None,
         tags: Sequence[str] = (),
+        *,
+        across: bool = False,
     ) -> Made:
-        """Write the files below a folder, of one file system, as a copy: a mount makes a disk of them.
+        """Write the files below a folder as a copy: a mount makes a disk of them.
+
+        Of one file system, unless `across` says that those mounted in it belong to it.
 
         Files that the last copy has as they are now are not read. Raises what `make` raises: of a file that cannot be
         read as well.
@@ -320,6 +324,7 @@ class Repository:
                 name,
                 list(tags),
                 [Path(folder) for folder in EMPTIED],
+                across,
                 copies[-1].id if copies else None,
                 describe,
                 progress or (lambda _read, _total: None),

@@ -296,13 +296,15 @@ impl PyRepository {
         name: &str,
         tags: Vec<String>,
         emptied: Vec<PathBuf>,
+        across: bool,
         since: Option<&str>,
         describe: &Bound<'_, PyAny>,
         progress: &Bound<'_, PyAny>,
     ) -> PyResult<PyBackupResult> {
         let (describe, progress) = (describe.clone().unbind(), progress.clone().unbind());
         let since = since.map(parse_id).transpose()?;
-        let order = FilesOrder { root: &root, name, tags: &tags, emptied: emptied.into_iter().collect(), since };
+        let emptied = emptied.into_iter().collect();
+        let order = FilesOrder { root: &root, name, tags: &tags, emptied, across, since };
         let written = py.detach(|| {
             catch_unwind(AssertUnwindSafe(|| {
                 crate::files::backup::backup(

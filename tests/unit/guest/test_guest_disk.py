@@ -9,7 +9,7 @@ import pytest
 from livemount.core.errors import UnsupportedError
 from livemount.core.machine import Firmware
 from livemount.core.run import run
-from livemount.guest.disk import add_removable_loader, bootable, read_disk
+from livemount.guest.disk import add_removable_loader, bootable, needs_recovery, read_disk, read_volume
 
 MIB = 1024 * 1024
 
@@ -105,3 +105,19 @@ def test_an_installed_loader_is_copied_to_the_removable_path(tmp_path: Path) -> 
     assert bootable(read_disk(disk)) == ([Firmware.UEFI], None)
     run("mcopy", "-i", f"{disk}@@{MIB}", "::/EFI/BOOT/BOOTX64.EFI", tmp_path / "copied")
     assert (tmp_path / "copied").read_bytes() == b"MZ a loader"
+
+
+def test_a_volume_and_whether_its_journal_is_to_be_played_back(tmp_path: Path) -> None:
+    volume = make_disk(tmp_path / "volume", size=16 * MIB)
+    assert read_volume(volume) is None
+    run("mke2fs", "-q", "-t", "ext4", "-L", "data", volume)
+    found = read_volume(volume)
+    assert found is not None
+    (whole,) = found.partitions
+    assert (whole.start, whole.size, whole.filesystem, found.named("LABEL=data")) == (0, 16 * MIB, "ext4", whole)
+    assert not needs_recovery(found, whole)
+    features = found.read(1024 + 0x60, 4)
+    put(volume, 1024 + 0x60, bytes([features[0] | 0x4]))
+    assert needs_recovery(found, whole)
+    put(volume, 1024, bytes(1024))
+    assert not needs_recovery(found, whole)
