@@ -20,6 +20,7 @@ from livemount.cli import (
     copy,
     doctor,
     environment,
+    gitops,
     inspect,
     jobs,
     mounts,
@@ -27,6 +28,7 @@ from livemount.cli import (
     report,
     repository,
     retention,
+    webhook,
 )
 from livemount.cli.output import stderr
 from livemount.core.errors import ExitCode, LivemountError
@@ -90,7 +92,15 @@ COMMANDS: list[tuple[str, Callable[..., Any]]] = [
     ("inspect", inspect.inspect),
     ("mount", mounts.mount),
     ("mounts", mounts.mounts),
+    ("show", mounts.show),
+    ("extend", mounts.extend),
     ("unmount", mounts.unmount),
+    ("limits", mounts.limits),
+    ("plan", gitops.plan),
+    ("apply", gitops.apply),
+    ("drift", gitops.drift),
+    ("validate", gitops.validate),
+    ("schema", gitops.schema),
     ("doctor", doctor.doctor),
 ]
 for _name, _function in COMMANDS:
@@ -100,6 +110,7 @@ app.add_typer(environment.app, name="environment")
 app.add_typer(policy.app, name="policy")
 app.add_typer(repository.app, name="repository")
 app.add_typer(agent.app, name="agent")
+app.add_typer(webhook.app, name="webhook")
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
-"""`livemount mount`, `mounts`, `unmount`: bringing a copy up as a machine, watching it, ending it."""
+"""`livemount mount`, `mounts`, `extend`, `unmount`: bringing a copy up as a machine, watching it, ending it."""
 
 from __future__ import annotations
 
 import secrets
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -11,21 +12,34 @@ import typer
 
 from livemount.cli.copies import Output, chosen_copy
 from livemount.cli.inspect import show_inspection
-from livemount.cli.output import OutputFormat, bytes_text, duration_text, print_json, print_table, stderr, stdout
-from livemount.cli.parse import parse_duration, parse_hold
+from livemount.cli.output import (
+    OutputFormat,
+    bytes_text,
+    duration_text,
+    local_time,
+    print_json,
+    print_table,
+    stderr,
+    stdout,
+)
+from livemount.cli.parse import parse_duration, parse_hold, parse_time
 from livemount.cli.watch import watch as show_live
-from livemount.core.errors import LivemountError, UsageError
+from livemount.core.errors import ConflictError, UsageError
 from livemount.core.machine import HOLD_SECONDS, Firmware, is_name
 from livemount.core.settings import Settings
-from livemount.manager.client import Manager
+from livemount.gitops.orders import owner
+from livemount.manager.client import Manager, MountFailedError
 from livemount.manager.environment import Environment
 from livemount.manager.progress import follow
+from livemount.manager.turns import MOST, Limits
 from livemount.media.foreign import Wanted
-from livemount.workflow.states import MountOrder, MountRecord, MountState
+from livemount.workflow.states import LONGEST_LEASE, SHORTEST_LEASE, MountOrder, MountRecord, MountState
 
-
-class MountFailedError(LivemountError):
-    """A mount did not come up."""
+TTL = "2h"
+NOTED = (MountState.REQUESTED, MountState.ENDED, MountState.FAILED)
+"""States whose reason says more than their name: the place in the queue, what ended it."""
+EXTEND_SECONDS = 10.0
+"""So long `extend` waits to see the mount take it over."""
 
 
 def _mount_name(copy_name: str, wanted: str | None) -> str:
@@ -35,7 +49,7 @@ def _mount_name(copy_name: str, wanted: str | None) -> str:
     return name
 
 
-def _json(record: MountRecord) -> dict[str, object]:
+def record_json(record: MountRecord) -> dict[str, object]:
     """A record for programs: its data and what follows from it."""
     data = record.model_dump(mode="json", by_alias=True)
     return {"mount": record.order.mount, "state": record.state, "reason": record.reason, **data}
@@ -51,7 +65,8 @@ def mount(
     firmware: Annotated[Firmware | None, typer.Option(help="Of a source (else as its disk tells).")] = None,
     cpus: Annotated[int | None, typer.Option(min=1, max=512, help="Of a source's machine (else 1).")] = None,
     memory: Annotated[int | None, typer.Option(min=64, help="MiB of a source's machine (else 1024).")] = None,
-    ttl: Annotated[str, typer.Option(help="How long the mount lives: 15m, 2h, 1d.")] = "2h",
+    ttl: Annotated[str | None, typer.Option(help="How long the mount lives: 15m, 2h, 1d (else 2h).")] = None,
+    until: Annotated[str | None, typer.Option(help="Or until when: 2026-12-01T08:00+01:00.")] = None,
     name: Annotated[str | None, typer.Option("--name", "-n", help="The mount's name (else one is made up).")] = None,
     boot_timeout: Annotated[str, typer.Option(help="How long the guest may take to come up.")] = "10m",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the guest is up.")] = True,
@@ -79,7 +94,7 @@ def mount(
     if source and name is None:
         raise UsageError("a mount of a source needs a name", hint="--name web01")
     settings = Settings()
-    lease = parse_duration(ttl)
+    expires = _expiry(ttl, until)
     limit = parse_duration(boot_timeout)
     hold = parse_hold(hold_io)
     environment = Environment(settings).outputs()
@@ -91,16 +106,17 @@ def mount(
         mount=_mount_name(found.name, name),
         copy=found,
         password_file=secret,
-        expires=datetime.now(UTC) + lease,
+        expires=expires,
         boot_timeout=limit.total_seconds(),
         prepare=prepare,
         hold_seconds=hold.total_seconds(),
+        owner=owner(),
     )
     manager = Manager(settings.paths())
     try:
         manager.request(order)
         stderr.print(
-            f"mount {order.mount} of {found.name}@{found.id[:8]}, ends {_local(order.expires)}", highlight=False
+            f"mount {order.mount} of {found.name}@{found.id[:8]}, ends {local_time(order.expires)}", highlight=False
         )
         if not wait:
             stdout.print(order.mount, highlight=False)
@@ -117,14 +133,26 @@ def mount(
     if record.state is not MountState.RUNNING:
         raise MountFailedError(f"the mount {order.mount} is over: {record.reason}")
     if output is OutputFormat.JSON:
-        print_json(**_json(record))
+        print_json(**record_json(record))
     else:
         address = record.outputs.get("address", "?")
         stdout.print(f"{order.mount} is up at {address}; `livemount unmount {order.mount}` ends it", highlight=False)
 
 
-def _local(time: datetime) -> str:
-    return time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+def _expiry(ttl: str | None, until: str | None) -> datetime:
+    """When a mount ends that is asked for now. Raises `UsageError`."""
+    now = datetime.now(UTC)
+    if until is None:
+        return now + parse_duration(ttl or TTL)
+    if ttl is not None:
+        raise UsageError("--ttl and --until say the same thing", hint="give one of them")
+    return _within(parse_time(until), now)
+
+
+def _within(expires: datetime, now: datetime) -> datetime:
+    if not now + SHORTEST_LEASE <= expires <= now + LONGEST_LEASE:
+        raise UsageError(f"a mount cannot end at {local_time(expires)}", hint="between 10 seconds and 30 days from now")
+    return expires
 
 
 def mounts(
@@ -152,7 +180,7 @@ def mounts(
         rows = []
         for record in records:
             disk = disks.get(record.order.mount)
-            rows.append({**_json(record), "disk": disk.model_dump(mode="json") if disk else None})
+            rows.append({**record_json(record), "disk": disk.model_dump(mode="json") if disk else None})
         print_json(mounts=rows)
         return
 
@@ -167,7 +195,7 @@ def mounts(
             "" if record.state.final else duration_text(left),
             f"{bytes_text(disk.stats.recalled_bytes)} ({disk.stats.recalled_bytes / disk.size:.1%})" if disk else "",
             bytes_text(disk.stats.private_bytes) if disk else "",
-            "; ".join(disk.problems) if disk else record.reason if record.state.final else "",
+            "; ".join(disk.problems) if disk else record.reason if record.state in NOTED else "",
         )
 
     print_table(
@@ -177,25 +205,105 @@ def mounts(
     )
 
 
+def show(
+    name: Annotated[str, typer.Argument(metavar="MOUNT", help="The mount's name (see `livemount mounts --all`).")],
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Show a mount and its history: each state with its time and reason, extensions, notices that were sent.
+
+    Example: livemount show web01-drill
+    """
+    with closing(Manager(Settings().paths())) as manager:
+        record = manager.record(name)
+    if output is OutputFormat.JSON:
+        print_json(**record_json(record))
+        return
+    order = record.order
+    facts = {
+        "mount": order.mount,
+        "copy": f"{order.copy_.name}@{order.copy_.id[:8]}",
+        "state": f"{record.state} ({record.reason})",
+        "ends": local_time(order.expires),
+        "asked for by": order.owner or "?",
+        "set": order.declared.set if order.declared else "none: asked for by hand",
+        "address": record.outputs.get("address", ""),
+        "error": record.error or "",
+        "way out": record.hint or "",
+    }
+    for field, value in facts.items():
+        if value:
+            stdout.print(f"{field + ':':<14}{value}", highlight=False, markup=False)
+    steps = [(step.time, f"{step.state}: {step.reason}") for step in record.history]
+    for time, text in sorted(steps + [(note.time, note.text) for note in record.notes]):
+        stdout.print(f"{local_time(time)}  {text}", highlight=False, markup=False)
+
+
+def extend(
+    name: Annotated[str, typer.Argument(metavar="MOUNT", help="The mount's name (see `livemount mounts`).")],
+    by: Annotated[str | None, typer.Option(help="How much longer than now planned: 30m, 2h.")] = None,
+    until: Annotated[str | None, typer.Option(help="Or until when: 2026-12-01T08:00+01:00.")] = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Let a mount end later, or with --until also earlier, than planned: at most 30 days from now.
+
+    Example: livemount extend web01-drill --by 2h
+    """
+    if (by is None) == (until is None):
+        raise UsageError("give --by or --until", hint="for example --by 2h")
+    with closing(Manager(Settings().paths())) as manager:
+        known = manager.record(name)
+        now = datetime.now(UTC)
+        wanted = known.order.expires + parse_duration(by) if by is not None else parse_time(str(until))
+        expires = _within(wanted.astimezone(UTC), now)
+        manager.change(name, expires, f"extended by {owner()}")
+        record = manager.wait_until(name, lambda record: record.order.expires == expires, EXTEND_SECONDS)
+    if record.state.final or record.state is MountState.ENDING:
+        raise ConflictError(f"the mount {name} is {record.state}: {record.reason}")
+    if output is OutputFormat.JSON:
+        print_json(**record_json(record))
+    elif record.order.expires == expires:
+        stdout.print(f"{name} ends {local_time(expires)}", highlight=False)
+    else:
+        stdout.print(f"{name} will end {local_time(expires)}: it learns that when it is made", highlight=False)
+
+
+def limits(
+    host: Annotated[int | None, typer.Option(min=1, max=MOST, help="Mounts at a time on the host.")] = None,
+    user: Annotated[int | None, typer.Option(min=1, max=MOST, help="Mounts at a time of each user.")] = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Show how many mounts there may be at a time, or change it; those above it wait in a queue. Mounts that run stay.
+
+    Example: livemount limits --host 8 --user 2
+    """
+    with closing(Manager(Settings().paths())) as manager:
+        now = manager.limits()
+        wanted = Limits(host=now.host if host is None else host, user=now.user if user is None else user)
+        if wanted != now:
+            manager.limit(wanted)
+        waiting = len(manager.waiting())
+    if output is OutputFormat.JSON:
+        print_json(**wanted.model_dump(), waiting=waiting)
+    else:
+        stdout.print(f"host: {wanted.host}\nuser: {wanted.user}\nwaiting: {waiting}", highlight=False)
+
+
 def unmount(
     name: Annotated[str, typer.Argument(metavar="MOUNT", help="The mount's name (see `livemount mounts`).")],
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until nothing of it is left.")] = True,
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """End a mount: virtual machine, target, pseudo-disk and what was written are deleted. The copy stays as it was."""
-    manager = Manager(Settings().paths())
-    try:
-        manager.stop(name, "asked to end")
+    with closing(Manager(Settings().paths())) as manager:
+        manager.stop(name, f"asked to end by {owner()}")
         record = manager.record(name)
         if wait:
             for record in manager.watch(name):
                 if record.state.final:
                     break
-    finally:
-        manager.close()
     if wait and record.left:
         raise MountFailedError(f"the mount {name} is not wholly gone: {record.error}", hint=record.hint)
     if output is OutputFormat.JSON:
-        print_json(**_json(record))
+        print_json(**record_json(record))
     else:
         stdout.print(f"{name}: {record.state} ({record.reason})", highlight=False)

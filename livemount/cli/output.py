@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -70,6 +71,11 @@ def bytes_text(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def local_time(time: datetime) -> str:
+    """A time for people, by this machine's clock."""
+    return time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def duration_text(seconds: float) -> str:

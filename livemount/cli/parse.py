@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+from livemount.core.duration import seconds
 from livemount.core.errors import UsageError
 from livemount.core.machine import LONGEST_HOLD
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-SHORTEST = timedelta(seconds=10)
-LONGEST = timedelta(days=30)
+from livemount.workflow.states import LONGEST_LEASE, SHORTEST_LEASE
 
 
 def parse_duration(text: str) -> timedelta:
     """How long something of a mount lasts: `15m`, `2h`, `1h30m`, `45s` or `1d`. Raises `UsageError`."""
     duration = _parse(text, "15m, 2h, 1h30m or 1d")
-    if not SHORTEST <= duration <= LONGEST:
+    if not SHORTEST_LEASE <= duration <= LONGEST_LEASE:
         raise UsageError(f"{text!r} is too short or too long for a mount", hint="between 10s and 30d")
     return duration
 
@@ -29,12 +26,21 @@ def parse_hold(text: str) -> timedelta:
     return duration
 
 
+def parse_time(text: str) -> datetime:
+    """A time: `2026-12-01T08:00+01:00`; without a zone it is one of this machine's. Raises `UsageError`."""
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"{text!r} is not a time", hint="for example 2026-12-01T08:00+01:00, or 2026-12-01") from error
+
+
 def parse_grace(text: str) -> timedelta:
     """How long after its time something counts as late: `0s`, `30m`, `1d`. Raises `UsageError`."""
     return _parse(text, "30m, 1h or 1d")
 
 
 def _parse(text: str, examples: str) -> timedelta:
-    if not re.fullmatch(r"(\d{1,6}[smhd])+", text):
-        raise UsageError(f"{text!r} is not a duration", hint=f"for example {examples}")
-    return timedelta(seconds=sum(int(n) * _UNITS[unit] for n, unit in re.findall(r"(\d+)([smhd])", text)))
+    try:
+        return timedelta(seconds=seconds(text))
+    except ValueError as error:
+        raise UsageError(str(error), hint=f"for example {examples}") from error

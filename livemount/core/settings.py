@@ -142,6 +142,21 @@ class EnvironmentPaths:
         return self.manager / "lock"
 
     @property
+    def apply_lock(self) -> Path:
+        """Locked while a folder of mounts is applied."""
+        return self.manager / "apply.lock"
+
+    @property
+    def limits(self) -> Path:
+        """How many mounts there may be at a time."""
+        return self.manager / "limits.json"
+
+    @property
+    def webhook(self) -> Path:
+        """The webhook that is told of mounts, if there is one."""
+        return self.root.parent / "webhook.yaml"
+
+    @property
     def outputs(self) -> Path:
         """What the environment stack exports for the mount stacks, as JSON."""
         return self.root / "environment.json"

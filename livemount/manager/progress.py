@@ -24,10 +24,14 @@ class Step(Frozen):
 def follow(manager: Manager, environment: EnvironmentOutputs, mount: str) -> Iterator[Step]:
     """What happens to a mount, as it happens; ends when the mount is running, ending or over."""
     transitions = events = 0
+    first = ""
     with host_client(environment) as host:
         for record in manager.watch(mount):
             steps = [Step(time=t.time, text=f"{t.state}: {t.reason}") for t in record.history[transitions:]]
             transitions = len(record.history)
+            if transitions == 1 and first not in ("", record.reason):  # its place in the queue
+                steps = [Step(time=datetime.now(UTC), text=f"{record.state}: {record.reason}")]
+            first = record.history[0].reason
             try:
                 new = host.events(mount, after=events).events
             except UnavailableError as error:

@@ -10,9 +10,10 @@ import fcntl
 import logging
 import os
 import signal
+import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,8 +21,10 @@ from dbos import DBOS, DBOSConfig
 
 from livemount.core.errors import ConflictError
 from livemount.core.settings import EnvironmentPaths, Settings
+from livemount.manager.turns import Turns
 from livemount.workflow import mount, policies
 from livemount.workflow.mount import Stacks
+from livemount.workflow.notices import Webhook
 from livemount.workflow.policies import Scheduler
 
 log = logging.getLogger(__name__)
@@ -41,14 +44,21 @@ def database_url(paths: EnvironmentPaths) -> str:
 
 
 @contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
+def _only_one(lock: Path) -> Iterator[Callable[[], None]]:
+    """Hold the lock; gives what to call when clients may come."""
     lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with lock.open("w") as file:
+    with lock.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConflictError("the manager of this environment runs already") from error
-        yield
+        file.truncate(0)
+
+        def ready() -> None:
+            file.write("ready")
+            file.flush()
+
+        yield ready
 
 
 def is_alive(lock: Path) -> bool:
@@ -61,6 +71,17 @@ def is_alive(lock: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def _write_ahead(database: Path) -> None:
+    """Let the database have a write-ahead log: readers wait for no writer, and a commit is one flush, not several."""
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+
+
+def is_ready(lock: Path) -> bool:
+    """Whether it has begun to serve, of one that is alive: before, its database may have no tables."""
+    return bool(lock.read_bytes())
 
 
 def _schedule(settings: Settings, stop: threading.Event) -> None:
@@ -85,8 +106,8 @@ def serve(settings: Settings, stacks: Stacks) -> NoReturn:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with _only_one(paths.manager_lock):
-        mount.use(stacks)
+    with _only_one(paths.manager_lock) as ready:
+        mount.use(stacks, Webhook(paths.webhook))
         policies.use(settings)
         config: DBOSConfig = {
             "name": APPLICATION,
@@ -95,15 +116,20 @@ def serve(settings: Settings, stacks: Stacks) -> NoReturn:
             "executor_id": EXECUTOR,
             "notification_listener_polling_interval_sec": 0.2,
         }
+        _write_ahead(paths.database)
         DBOS(config=config)
         DBOS.launch()
         DBOS.register_queue(QUEUE, polling_interval_sec=0.2)
         DBOS.register_queue(policies.QUEUE, worker_concurrency=policies.AT_ONCE, polling_interval_sec=1)
         scheduling = threading.Thread(target=_schedule, args=(settings, stop), name="scheduler")
+        turns = threading.Thread(target=Turns(paths.limits).run, args=(stop,), name="turns")
         scheduling.start()
+        turns.start()
+        ready()
         log.info("the manager of %s is ready", paths.name)
         stop.wait()
         scheduling.join()
+        turns.join()
         # Workflows under way are not waited for: a mount's lease may last for days. They go on at the next start.
         DBOS.destroy(workflow_completion_timeout_sec=0)
         # A plain end of the interpreter would wait for the threads of their steps, and a backup may take hours.

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from livemount.core.machine import HOLD_SECONDS, NAME_PATTERN, Copy, Frozen, HoldSeconds
+from livemount.core.machine import HOLD_SECONDS, NAME_PATTERN, Copy, Frozen, HoldSeconds, Word
+
+LONGEST_LEASE = timedelta(days=30)
+SHORTEST_LEASE = timedelta(seconds=10)
+MOST_NOTES = 100
+"""Of the notes of a mount the newest are kept."""
 
 
 class MountState(StrEnum):
@@ -44,6 +49,32 @@ TRANSITIONS: dict[MountState, frozenset[MountState]] = {
 }
 
 
+class EndCause(StrEnum):
+    """What ended a mount, or is ending it."""
+
+    EXPIRED = "expired"
+    ASKED = "asked"
+    """Somebody told it to end."""
+    SUSPENDED = "suspended"
+    """Its file says so."""
+    REMOVED = "removed"
+    """No file of its set names it any more."""
+    REPLACED = "replaced"
+    """Its file says now what only another mount can be."""
+    FAILED = "failed"
+
+
+class Declared(Frozen):
+    """What the file of a mount said when it was applied."""
+
+    set: Word
+    """The name of the set of files that it belongs to."""
+    spec: dict[str, Any]
+    """The file's fields; what is as by default is left out."""
+    expires: datetime
+    """When the mount should end by that: `MountOrder.expires` is another time when somebody extended it."""
+
+
 class MountOrder(Frozen):
     """What was asked for. Holds no secret: the repository's password is named by its file."""
 
@@ -58,6 +89,12 @@ class MountOrder(Frozen):
     prepare: bool = True
     """Run guest preparation; without it nobody waits for the guest to say that it is up."""
     hold_seconds: HoldSeconds = HOLD_SECONDS
+    owner: Word = ""
+    """Who asked for it: a limit of mounts for each user counts by this name."""
+    declared: Declared | None = None
+    """`None`: it was asked for by hand."""
+    queued: bool = False
+    """It waits until it is told that its turn has come; those of earlier versions did not."""
 
 
 class Transition(Frozen):
@@ -68,11 +105,20 @@ class Transition(Frozen):
     reason: str
 
 
+class Note(Frozen):
+    """Something that happened to a mount without changing its state: it was extended, a warning was sent."""
+
+    time: datetime
+    text: str
+
+
 class MountRecord(Frozen):
     """All that is known of a mount, as clients see it."""
 
     order: MountOrder
+    """As it is now: extending a mount changes `expires`."""
     history: list[Transition]
+    notes: list[Note] = Field(default_factory=list)
     outputs: dict[str, Any] = Field(default_factory=dict)
     """What its stack exported: address, console log and the like."""
     error: str | None = None
@@ -80,6 +126,8 @@ class MountRecord(Frozen):
     hint: str | None = None
     left: bool = False
     """It has failed, and something of it could not be taken away."""
+    ended_by: EndCause | None = None
+    """`None` while it goes on, and in records of earlier versions."""
 
     @property
     def state(self) -> MountState:
@@ -97,3 +145,8 @@ class MountRecord(Frozen):
             raise ValueError(f"a mount cannot go from {self.state} to {state}")
         step = Transition(state=state, time=time, reason=reason)
         return self.model_copy(update={"history": [*self.history, step], **changes})
+
+    def noted(self, time: datetime, text: str, **order: Any) -> MountRecord:
+        """The record after something that changes no state, but perhaps its `order`."""
+        notes = [*self.notes, Note(time=time, text=text)][-MOST_NOTES:]
+        return self.model_copy(update={"notes": notes, "order": self.order.model_copy(update=order)})
