@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pulumi
+from pydantic import ValidationError
 from pydantic.alias_generators import to_pascal
 
 from infra.api import EnvironmentRequest
@@ -38,7 +39,12 @@ def main() -> None:
         if (value := config.get(key)) is not None
     }
     clouds = {"aws": aws_settings(config)} if texts.get("cloud") == "aws" else {}
-    environment_program(EnvironmentRequest.model_validate({**request.model_dump(), **texts, **folders, **clouds}))
+    try:
+        request = EnvironmentRequest.model_validate({**request.model_dump(), **texts, **folders, **clouds})
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors()]
+        raise pulumi.RunError("the stack's settings are wrong: " + "; ".join(wrong)) from None
+    environment_program(request)
 
 
 def aws_settings(config: pulumi.Config) -> dict[str, Any]:

@@ -28,7 +28,7 @@ BucketName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61
 
 
 class AwsRequest(Frozen):
-    """An environment in AWS. Each field is a setting of the stack: `livemount:aws` and the field's name (Pulumi.yaml)."""
+    """An environment in AWS. Each field is a setting of the stack, `livemount:aws...` (Pulumi.yaml)."""
 
     region: str = Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")
     host_image: Annotated[str, _id("ami")]

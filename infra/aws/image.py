@@ -51,9 +51,7 @@ class Storage(pulumi.ComponentResource):
 class Images(pulumi.ComponentResource):
     """One image, one snapshot, an AMI for each firmware."""
 
-    def __init__(
-        self, maker: Maker, *, images: Path, ipxe: Path, boot_url: str, opts: pulumi.ResourceOptions
-    ) -> None:
+    def __init__(self, maker: Maker, *, images: Path, ipxe: Path, boot_url: str, opts: pulumi.ResourceOptions) -> None:
         super().__init__("livemount:aws:Images", "images", None, opts)
         maker = maker.below(self)
         own = pulumi.ResourceOptions(parent=self)

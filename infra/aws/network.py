@@ -112,9 +112,7 @@ class Network(pulumi.ComponentResource):
     def _routes(self, name: str, vpc: aws.ec2.Vpc, subnet: aws.ec2.Subnet) -> aws.ec2.RouteTable:
         maker = self._maker
         table = aws.ec2.RouteTable(f"{name}-routes", vpc_id=vpc.id, tags=maker.tags(name), opts=maker.opts())
-        aws.ec2.RouteTableAssociation(
-            f"{name}-routes", subnet_id=subnet.id, route_table_id=table.id, opts=maker.opts()
-        )
+        aws.ec2.RouteTableAssociation(f"{name}-routes", subnet_id=subnet.id, route_table_id=table.id, opts=maker.opts())
         return table
 
     def _group(self, name: str, description: str) -> aws.ec2.SecurityGroup:

@@ -20,6 +20,8 @@ def cloud(name: str) -> Cloud:
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("pulumi_"):
             raise
-        raise UnsupportedError(f"the SDK of {name} is not installed", hint=f"pip install 'livemount[{name}]'") from error
+        raise UnsupportedError(
+            f"the SDK of {name} is not installed", hint=f"pip install 'livemount[{name}]'"
+        ) from error
     found: Cloud = getattr(module, CLOUDS[name])()
     return found

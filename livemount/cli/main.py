@@ -23,6 +23,7 @@ from livemount.cli import (
     policy,
     repository,
     retention,
+    sizes,
 )
 from livemount.cli.output import stderr
 from livemount.core.errors import ExitCode, LivemountError
@@ -84,6 +85,7 @@ COMMANDS: list[tuple[str, Callable[..., Any]]] = [
     ("mount", mounts.mount),
     ("mounts", mounts.mounts),
     ("unmount", mounts.unmount),
+    ("sizes", sizes.sizes),
     ("doctor", doctor.doctor),
 ]
 for _name, _function in COMMANDS:

@@ -20,7 +20,9 @@ def main() -> None:
     parser.add_argument("--environment", required=True, help="the environment's name")
     parser.add_argument("--address", required=True, help="this machine's address, as guests and clients reach it")
     parser.add_argument("--port", type=int, required=True, help="where the API is served over HTTPS")
-    parser.add_argument("--secrets", type=Path, required=True, help="folder: api-token, server-cert.pem, server-key.pem")
+    parser.add_argument(
+        "--secrets", type=Path, required=True, help="folder: api-token, server-cert.pem, server-key.pem"
+    )
     options = parser.parse_args()
     settings = Settings()
     spec = HostSpec(

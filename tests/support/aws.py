@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from botocore.session import Session
@@ -21,14 +22,6 @@ def aws_environment(moto: MotoStandIn) -> dict[str, str]:
         "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
         "NO_PROXY": "127.0.0.1",
     }
-
-
-def aws_client(moto: MotoStandIn, service: str) -> Any:
-    """A client of moto."""
-    return Session().create_client(
-        service, region_name=REGION, endpoint_url=moto.endpoint,
-        aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY,
-    )  # fmt: skip
 
 
 LISTS: dict[str, tuple[tuple[str, str, str], ...]] = {
@@ -56,19 +49,49 @@ LISTS: dict[str, tuple[tuple[str, str, str], ...]] = {
 GONE = ("deleted", "deleting", "terminated")
 
 
-def inventory(moto: MotoStandIn) -> dict[str, list[str]]:
-    """The ids of all there is, by what it is."""
-    found: dict[str, list[str]] = {}
-    for service, lists in LISTS.items():
-        client = aws_client(moto, service)
-        for operation, field, name in lists:
-            items = getattr(client, operation)()[field]
-            found[field] = sorted(str(item[name]) for item in items if item.get("State") not in GONE)
-        client.close()
-    client = aws_client(moto, "ec2")
-    found["Snapshots"] = [one["SnapshotId"] for one in client.describe_snapshots(OwnerIds=["self"])["Snapshots"]]
-    found["Images"] = [one["ImageId"] for one in client.describe_images(Owners=["self"])["Images"]]
-    instances = [one for group in client.describe_instances()["Reservations"] for one in group["Instances"]]
-    found["Instances"] = [one["InstanceId"] for one in instances if one["State"]["Name"] not in GONE]
-    client.close()
-    return found
+class Asker:
+    """Asks moto by clients that are made once: that takes longer than the asking."""
+
+    def __init__(self, moto: MotoStandIn) -> None:
+        self._endpoint = moto.endpoint
+        self._session = Session()
+        self._clients: dict[str, Any] = {}
+
+    def client(self, service: str) -> Any:
+        """The client of a service."""
+        if service not in self._clients:
+            self._clients[service] = self._session.create_client(
+                service, region_name=REGION, endpoint_url=self._endpoint,
+                aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY,
+            )  # fmt: skip
+        return self._clients[service]
+
+    def __call__(self, service: str, operation: str, **words: Any) -> Any:
+        """What moto says."""
+        return getattr(self.client(service), operation)(**words)
+
+    def image(self) -> str:
+        """An image, as users bring it."""
+        disk = {"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 8}}
+        words = {"Name": f"image-{os.urandom(4).hex()}", "RootDeviceName": "/dev/xvda", "Architecture": "x86_64"}
+        return str(self("ec2", "register_image", **words, BlockDeviceMappings=[disk])["ImageId"])
+
+    def inventory(self) -> dict[str, list[str]]:
+        """The ids of all there is, by what it is."""
+        found: dict[str, list[str]] = {}
+        for service, lists in LISTS.items():
+            for operation, field, name in lists:
+                items = self(service, operation)[field]
+                found[field] = sorted(str(item[name]) for item in items if item.get("State") not in GONE)
+        snapshots = self("ec2", "describe_snapshots", OwnerIds=["self"])["Snapshots"]
+        found["Snapshots"] = sorted(one["SnapshotId"] for one in snapshots)
+        images = self("ec2", "describe_images", Owners=["self"])["Images"]
+        found["Images"] = sorted(one["ImageId"] for one in images)
+        instances = [one for group in self("ec2", "describe_instances")["Reservations"] for one in group["Instances"]]
+        found["Instances"] = [one["InstanceId"] for one in instances if one["State"]["Name"] not in GONE]
+        return found
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        for client in self._clients.values():
+            client.close()

@@ -36,6 +36,7 @@ class MotoStandIn:
             self.port: int = found.getsockname()[1]
         self.endpoint = f"http://127.0.0.1:{self.port}"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        environment["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"  # over a thousand, each with a snapshot
         words = [sys.executable, __file__, str(self.port), str(ebs_block)]
         self._process = subprocess.Popen(
             words, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -1,4 +1,4 @@
-"""`livemount:aws:HostSecrets`: the API's token and certificate, made here and handed to the host by the Parameter Store.
+"""`livemount:aws:HostSecrets`: the API's token and certificate, made here, which the host gets by the Parameter Store.
 
 They lie in files of this machine (mode 0600) and, encrypted, in the store: in no state, no user data, no process list.
 The host may read the parameters of its own environment and no others.

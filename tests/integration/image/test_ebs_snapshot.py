@@ -14,7 +14,7 @@ from livemount.image.ebs_snapshot import BLOCK, DIGEST_TAG, Publisher
 from livemount.media import open_source
 from livemount.provider.provider import create
 from livemount.provider.resources.image_snapshot import ImageSnapshot
-from tests.support.aws import aws_client, aws_environment
+from tests.support.aws import Asker, aws_environment
 from tests.support.moto_stand_in import REGION, MotoStandIn
 
 pytestmark = pytest.mark.integration
@@ -30,23 +30,30 @@ def moto() -> Iterator[MotoStandIn]:
     server.stop()
 
 
+@pytest.fixture(scope="module")
+def ask(moto: MotoStandIn) -> Iterator[Asker]:
+    """Asks it."""
+    asker = Asker(moto)
+    yield asker
+    asker.close()
+
+
 @pytest.fixture
-def publisher(moto: MotoStandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[Publisher]:
+def publisher(moto: MotoStandIn, ask: Asker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Publisher]:
     """Publishes to it; what is there at the end is withdrawn."""
     for name, value in aws_environment(moto).items():
         monkeypatch.setenv(name, value)
     publisher = Publisher(REGION, TAGS)
     yield publisher
-    for digest in {tag["Value"] for one in snapshots(moto) for tag in one["Tags"] if tag["Key"] == DIGEST_TAG}:
+    for digest in {tag["Value"] for one in snapshots(ask) for tag in one["Tags"] if tag["Key"] == DIGEST_TAG}:
         publisher.withdraw(digest)
     publisher.close()
-    assert snapshots(moto) == []
+    assert snapshots(ask) == []
 
 
-def snapshots(moto: MotoStandIn) -> list[dict[str, Any]]:
-    """All of images. (moto has others, of the images that it offers.)"""
-    tagged = [{"Name": "tag-key", "Values": [DIGEST_TAG]}]
-    return list(aws_client(moto, "ec2").describe_snapshots(OwnerIds=["self"], Filters=tagged)["Snapshots"])
+def snapshots(ask: Asker) -> list[dict[str, Any]]:
+    """All that moto has."""
+    return list(ask("ec2", "describe_snapshots", OwnerIds=["self"])["Snapshots"])
 
 
 @pytest.fixture
@@ -61,11 +68,11 @@ def image(tmp_path: Path) -> tuple[Path, str]:
 
 
 def test_bytes_come_back_and_zeros_are_not_sent(
-    publisher: Publisher, image: tuple[Path, str], moto: MotoStandIn
+    publisher: Publisher, image: tuple[Path, str], ask: Asker, moto: MotoStandIn
 ) -> None:
     path, digest = image
     snapshot = publisher.publish(path, digest)
-    listed = aws_client(moto, "ebs").list_snapshot_blocks(SnapshotId=snapshot)
+    listed = ask("ebs", "list_snapshot_blocks", SnapshotId=snapshot)
     assert [block["BlockIndex"] for block in listed["Blocks"]] == [0, 3, 5]
     source = open_source(f"ebs://{REGION}/{snapshot}?endpoint={moto.endpoint}", None)
     try:
@@ -75,43 +82,39 @@ def test_bytes_come_back_and_zeros_are_not_sent(
         source.close()
 
 
-def test_published_again_it_is_the_same_snapshot(
-    publisher: Publisher, image: tuple[Path, str], moto: MotoStandIn
-) -> None:
+def test_published_again_it_is_the_same_snapshot(publisher: Publisher, image: tuple[Path, str], ask: Asker) -> None:
     first = publisher.publish(*image)
     assert publisher.publish(*image) == first
-    assert len(snapshots(moto)) == 1
+    assert len(snapshots(ask)) == 1
     image[0].write_bytes(b"another")
     another = publisher.publish(image[0], hashlib.sha256(b"another").hexdigest())
     assert another != first
     publisher.withdraw(image[1])
-    assert [one["SnapshotId"] for one in snapshots(moto)] == [another]
+    assert [one["SnapshotId"] for one in snapshots(ask)] == [another]
 
 
 def test_a_half_made_snapshot_is_not_used_but_made_anew(
-    publisher: Publisher, image: tuple[Path, str], moto: MotoStandIn
+    publisher: Publisher, image: tuple[Path, str], ask: Asker
 ) -> None:
     tags = [{"Key": key, "Value": value} for key, value in {**TAGS, DIGEST_TAG: image[1]}.items()]
-    half = aws_client(moto, "ebs").start_snapshot(VolumeSize=1, Tags=tags)["SnapshotId"]
+    half = ask("ebs", "start_snapshot", VolumeSize=1, Tags=tags)["SnapshotId"]
     assert publisher.find(image[1]) is None
     made = publisher.publish(*image)
     assert made != half
-    assert [one["SnapshotId"] for one in snapshots(moto)] == [made]
+    assert [one["SnapshotId"] for one in snapshots(ask)] == [made]
 
 
-def test_a_failure_in_the_middle_leaves_nothing(
-    publisher: Publisher, image: tuple[Path, str], moto: MotoStandIn
-) -> None:
+def test_a_failure_in_the_middle_leaves_nothing(publisher: Publisher, image: tuple[Path, str], ask: Asker) -> None:
     path, digest = image
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     values = {"region": REGION, "path": str(path), "digest": digest, "tags": TAGS}
     with pytest.raises(CorruptError, match="has not the digest"):
         create(ImageSnapshot(), values)
-    assert snapshots(moto) == []
+    assert snapshots(ask) == []
 
 
 def test_a_block_that_is_refused_leaves_nothing(
-    publisher: Publisher, image: tuple[Path, str], moto: MotoStandIn, monkeypatch: pytest.MonkeyPatch
+    publisher: Publisher, image: tuple[Path, str], ask: Asker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = Publisher._put
 
@@ -122,4 +125,4 @@ def test_a_block_that_is_refused_leaves_nothing(
     values = {"region": REGION, "path": str(image[0]), "digest": image[1], "tags": TAGS}
     with pytest.raises(LivemountError):
         create(ImageSnapshot(), values)
-    assert snapshots(moto) == []
+    assert snapshots(ask) == []

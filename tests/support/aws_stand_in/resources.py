@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -121,6 +121,20 @@ def gateway_delete(clients: Clients, id: str, values: Values) -> None:
     clients.ec2.delete_internet_gateway(InternetGatewayId=id)
 
 
+NAT = ec2(
+    "natgateway", "nat_gateway", "nat_gateways", "NatGatewayIds", ("NatGateway", "NatGatewayId"),
+    ("delete_nat_gateway", "NatGatewayId"), SubnetId="subnetId", AllocationId="allocationId",
+)  # fmt: skip
+
+
+def nat_delete(clients: Clients, id: str, values: Values) -> None:
+    """moto leaves a gateway's interface; in AWS it goes."""
+    gateway = clients.ec2.describe_nat_gateways(NatGatewayIds=[id])["NatGateways"][0]
+    clients.ec2.delete_nat_gateway(NatGatewayId=id)
+    for address in gateway["NatGatewayAddresses"]:
+        clients.ec2.delete_network_interface(NetworkInterfaceId=address["NetworkInterfaceId"])
+
+
 def route_create(clients: Clients, values: Values) -> Made:
     clients.ec2.create_route(
         **given(
@@ -182,7 +196,10 @@ def instance_create(clients: Clients, values: Values) -> Made:
     market = values.get("instanceMarketOptions")
     made = clients.ec2.run_instances(
         **given(
-            values, ImageId="ami", InstanceType="instanceType", UserData="userData",
+            values,
+            ImageId="ami",
+            InstanceType="instanceType",
+            UserData="userData",
             InstanceInitiatedShutdownBehavior="instanceInitiatedShutdownBehavior",
         ),
         **profile,
@@ -194,7 +211,11 @@ def instance_create(clients: Clients, values: Values) -> Made:
         BlockDeviceMappings=[
             {
                 "DeviceName": image["RootDeviceName"],
-                "Ebs": given(root, Encrypted="encrypted", VolumeType="volumeType", VolumeSize="volumeSize"),
+                "Ebs": {
+                    "VolumeSize": 1,
+                    **given(root, Encrypted="encrypted", VolumeType="volumeType", VolumeSize="volumeSize"),
+                    "DeleteOnTermination": root.get("deleteOnTermination", True),  # the provider's default
+                },
             }
         ],
         TagSpecifications=tagged("instance", values),
@@ -248,9 +269,7 @@ def role_create(clients: Clients, values: Values) -> Made:
 
 
 def policy_create(clients: Clients, values: Values) -> Made:
-    clients.iam.put_role_policy(
-        RoleName=values["role"], PolicyName=values["name"], PolicyDocument=values["policy"]
-    )
+    clients.iam.put_role_policy(RoleName=values["role"], PolicyName=values["name"], PolicyDocument=values["policy"])
     return f"{values['role']}:{values['name']}", {}
 
 
@@ -317,9 +336,7 @@ def access_create(clients: Clients, values: Values) -> Made:
 def encryption_create(clients: Clients, values: Values) -> Made:
     chosen = values["rules"][0]["applyServerSideEncryptionByDefault"]["sseAlgorithm"]
     rules = [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": chosen}}]
-    clients.s3.put_bucket_encryption(
-        Bucket=values["bucket"], ServerSideEncryptionConfiguration={"Rules": rules}
-    )
+    clients.s3.put_bucket_encryption(Bucket=values["bucket"], ServerSideEncryptionConfiguration={"Rules": rules})
     return values["bucket"], {}
 
 
@@ -353,10 +370,7 @@ KINDS: dict[str, Kind] = {
         lambda clients, id, _: clients.ec2.describe_addresses(AllocationIds=[id])["Addresses"],
         lambda clients, id, _: clients.ec2.release_address(AllocationId=id),
     ),
-    "aws:ec2/natGateway:NatGateway": ec2(
-        "natgateway", "nat_gateway", "nat_gateways", "NatGatewayIds", ("NatGateway", "NatGatewayId"),
-        ("delete_nat_gateway", "NatGatewayId"), SubnetId="subnetId", AllocationId="allocationId",
-    ),
+    "aws:ec2/natGateway:NatGateway": replace(NAT, delete=nat_delete),
     "aws:ec2/routeTable:RouteTable": ec2(
         "route-table", "route_table", "route_tables", "RouteTableIds", ("RouteTable", "RouteTableId"),
         ("delete_route_table", "RouteTableId"), VpcId="vpcId",
@@ -403,7 +417,9 @@ KINDS: dict[str, Kind] = {
     "aws:ec2/volumeAttachment:VolumeAttachment": Kind(
         attachment_create,
         always,
-        lambda clients, _, values: clients.ec2.detach_volume(VolumeId=values["volumeId"]),
+        lambda clients, _, values: clients.ec2.detach_volume(
+            **given(values, Device="deviceName", VolumeId="volumeId", InstanceId="instanceId")
+        ),
     ),
     "aws:ec2/ami:Ami": Kind(
         image_create,
