@@ -65,11 +65,12 @@ class Images(pulumi.ComponentResource):
             tags=maker.tags("machine-image"),
             opts=own,
         )
+        short = self.digest.apply(lambda digest: str(digest)[:12])
         self.ids: dict[str, pulumi.Output[str]] = {
             firmware.value: aws.ec2.Ami(
                 f"machine-image-{firmware.value}",
                 # Named by its content: machines that were started from an earlier one can be told.
-                name=self.digest.apply(lambda digest, kind=firmware.value: f"{maker.prefix}-{kind}-{digest[:12]}"),
+                name=pulumi.Output.concat(f"{maker.prefix}-{firmware.value}-", short),
                 description="live mount: asks the boot server which disk to start from",
                 architecture="x86_64",
                 boot_mode=mode,

@@ -86,7 +86,7 @@ def archive(root: Path = ROOT) -> bytes:
     packed = io.BytesIO()
     with (
         gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as compressed,
-        tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT) as tar,  # type: ignore[arg-type]
+        tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT) as tar,
     ):
         for path in _files(root):
             entry = tarfile.TarInfo(str(path.relative_to(root)))

@@ -249,16 +249,18 @@ def image_create(clients: Clients, values: Values) -> Made:
     snapshots = [device["Ebs"]["SnapshotId"] for device in devices]
     states = {one["State"] for one in clients.ec2.describe_snapshots(SnapshotIds=snapshots)["Snapshots"]}
     assert states == {"completed"}, "AWS makes no image of a snapshot that is not completed"
+    # moto keeps its name, and makes a snapshot of its own for it.
     made = clients.ec2.register_image(
-        **given(
-            values, Name="name", Description="description", Architecture="architecture", BootMode="bootMode",
-            VirtualizationType="virtualizationType", EnaSupport="enaSupport", ImdsSupport="imdsSupport",
-            RootDeviceName="rootDeviceName",
-        ),
-        BlockDeviceMappings=devices,
-        TagSpecifications=tagged("image", values),
-    )  # fmt: skip
-    return made["ImageId"], {"rootSnapshotId": snapshots[0]}
+        **given(values, Name="name", Description="description"), BlockDeviceMappings=devices
+    )["ImageId"]
+    clients.ec2.create_tags(Resources=[made], Tags=pairs(values))
+    return made, {"rootSnapshotId": snapshots[0]}
+
+
+def image_delete(clients: Clients, id: str, values: Values) -> None:
+    image = clients.ec2.describe_images(ImageIds=[id])["Images"][0]
+    clients.ec2.deregister_image(ImageId=id)
+    clients.ec2.delete_snapshot(SnapshotId=image["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"])
 
 
 def role_create(clients: Clients, values: Values) -> Made:
@@ -424,7 +426,7 @@ KINDS: dict[str, Kind] = {
     "aws:ec2/ami:Ami": Kind(
         image_create,
         lambda clients, id, _: clients.ec2.describe_images(ImageIds=[id])["Images"],
-        lambda clients, id, _: clients.ec2.deregister_image(ImageId=id),
+        image_delete,
         named="name",
     ),
     "aws:iam/role:Role": Kind(

@@ -32,9 +32,9 @@ def arguments_of(token: str) -> type:
     for known in _RESOURCE_MODULES[f"{package}:{module}"]:
         info = typing.cast(Any, known).mod_info
         name = info["classes"][token]
-        module = import_module(getattr(import_module(info["fqn"]), name).__module__)
+        own = import_module(getattr(import_module(info["fqn"]), name).__module__)
         # The other name is where a nested type has the usual one.
-        found: type = getattr(module, f"{name}InitArgs", None) or getattr(module, f"{name}Args")
+        found: type = getattr(own, f"{name}InitArgs", None) or getattr(own, f"{name}Args")
         return found
     raise KeyError(token)
 
