@@ -25,8 +25,12 @@ DIGEST_TAG = "livemount:image"
 """The tag with the SHA-256 of the image's bytes."""
 WRITERS = 8
 COMPLETION_SECONDS = 900.0
+START_SECONDS = 180.0
+"""For which parts of AWS may not know a snapshot yet that was just begun."""
 PAUSE = 2.0
-"""Seconds between questions whether a snapshot is completed."""
+"""Seconds between questions whether something is so by now."""
+TIMEOUT_MINUTES = 60
+"""After which AWS gives up a snapshot that nobody writes to."""
 
 
 class Publisher:
@@ -52,6 +56,7 @@ class Publisher:
             self._ebs.start_snapshot,
             VolumeSize=-(-size // GIB),
             Tags=tags,
+            Timeout=TIMEOUT_MINUTES,
             Description=f"live mount's machine image {digest[:12]}",
         )
         snapshot: str = started["SnapshotId"]
@@ -107,15 +112,23 @@ class Publisher:
         return list(answer["Snapshots"])
 
     def _put(self, snapshot: str, index: int, data: bytes, checksum: str) -> None:
-        self._call(
-            self._ebs.put_snapshot_block,
-            SnapshotId=snapshot,
-            BlockIndex=index,
-            BlockData=data,
-            DataLength=len(data),
-            Checksum=checksum,
-            ChecksumAlgorithm="SHA256",
-        )
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self._call(
+                    self._ebs.put_snapshot_block,
+                    SnapshotId=snapshot,
+                    BlockIndex=index,
+                    BlockData=data,
+                    DataLength=len(data),
+                    Checksum=checksum,
+                    ChecksumAlgorithm="SHA256",
+                )
+                return
+            except NotFoundError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(PAUSE)
 
     def _wait(self, snapshot: str) -> None:
         deadline = time.monotonic() + COMPLETION_SECONDS

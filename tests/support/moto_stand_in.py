@@ -124,6 +124,7 @@ def _serve(port: int, ebs_block: int) -> None:
     EBSSnapshot.__init__ = make_with_blocks  # type: ignore[method-assign, assignment]
     EBSBackend.start_snapshot = start_pending  # type: ignore[method-assign, assignment]
     EBSResponse.complete_snapshot = complete_checked  # type: ignore[method-assign, assignment]
+    EBSResponse.put_snapshot_block = checked(EBSResponse.put_snapshot_block)  # type: ignore[method-assign, assignment]
     EBSResponse.list_snapshot_blocks = checked(EBSResponse.list_snapshot_blocks)  # type: ignore[method-assign, assignment]
     EBSResponse.get_snapshot_block = checked(EBSResponse.get_snapshot_block)  # type: ignore[method-assign, assignment]
     main(["--host", "127.0.0.1", "--port", str(port)])

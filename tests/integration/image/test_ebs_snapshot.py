@@ -126,3 +126,21 @@ def test_a_block_that_is_refused_leaves_nothing(
     with pytest.raises(LivemountError):
         create(ImageSnapshot(), values)
     assert snapshots(ask) == []
+
+
+def test_a_snapshot_that_is_not_known_everywhere_yet_is_waited_for(
+    publisher: Publisher, image: tuple[Path, str], ask: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, unknown = publisher._ebs.put_snapshot_block, [True, True]
+
+    def put_later(**words: Any) -> Any:
+        if unknown:
+            unknown.pop()
+            words["SnapshotId"] = "snap-0123456789abcdef0"
+        return put(**words)
+
+    monkeypatch.setattr("livemount.image.ebs_snapshot.PAUSE", 0.01)
+    monkeypatch.setattr(publisher._ebs, "put_snapshot_block", put_later)
+    snapshot = publisher.publish(*image)
+    assert unknown == []
+    assert len(ask("ebs", "list_snapshot_blocks", SnapshotId=snapshot)["Blocks"]) == 3

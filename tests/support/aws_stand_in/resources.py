@@ -10,6 +10,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 from botocore.session import Session
 
+from tests.support.aws_stand_in import machines
 from tests.support.moto_stand_in import ACCESS_KEY, SECRET_KEY
 
 Values = dict[str, Any]
@@ -185,6 +186,7 @@ def interface_create(clients: Clients, values: Values) -> Made:
         TagSpecifications=tagged("network-interface", values),
     )["NetworkInterface"]
     address = made["PrivateIpAddress"]
+    machines.plug(made["NetworkInterfaceId"], address)
     outputs = {"privateIp": address, "privateIps": [address], "macAddress": made["MacAddress"]}
     return made["NetworkInterfaceId"], outputs
 
@@ -220,12 +222,23 @@ def instance_create(clients: Clients, values: Values) -> Made:
         ],
         TagSpecifications=tagged("instance", values),
     )["Instances"][0]
+    machines.start(clients, made["InstanceId"], primary["networkInterfaceId"], image)
     return made["InstanceId"], {"availabilityZone": made["Placement"]["AvailabilityZone"]}  # fmt: skip
 
 
 def instance_find(clients: Clients, id: str, values: Values) -> Any:
     found = clients.ec2.describe_instances(InstanceIds=[id])["Reservations"][0]["Instances"][0]
     return found["State"]["Name"] not in ("terminated", "shutting-down")
+
+
+def instance_delete(clients: Clients, id: str, values: Values) -> None:
+    machines.end(id)
+    clients.ec2.terminate_instances(InstanceIds=[id])
+
+
+def interface_delete(clients: Clients, id: str, values: Values) -> None:
+    clients.ec2.delete_network_interface(NetworkInterfaceId=id)
+    machines.unplug(id)
 
 
 def attachment_create(clients: Clients, values: Values) -> Made:
@@ -253,7 +266,7 @@ def image_create(clients: Clients, values: Values) -> Made:
     made = clients.ec2.register_image(
         **given(values, Name="name", Description="description"), BlockDeviceMappings=devices
     )["ImageId"]
-    clients.ec2.create_tags(Resources=[made], Tags=pairs(values))
+    clients.ec2.create_tags(Resources=[made], Tags=[*pairs(values), *machines.tags(snapshots[0], values["bootMode"])])
     return made, {"rootSnapshotId": snapshots[0]}
 
 
@@ -405,12 +418,12 @@ KINDS: dict[str, Kind] = {
     "aws:ec2/networkInterface:NetworkInterface": Kind(
         interface_create,
         lambda clients, id, _: clients.ec2.describe_network_interfaces(NetworkInterfaceIds=[id])["NetworkInterfaces"],
-        lambda clients, id, _: clients.ec2.delete_network_interface(NetworkInterfaceId=id),
+        interface_delete,
     ),
     "aws:ec2/instance:Instance": Kind(
         instance_create,
         instance_find,
-        lambda clients, id, _: clients.ec2.terminate_instances(InstanceIds=[id]),
+        instance_delete,
     ),
     "aws:ebs/volume:Volume": ec2(
         "volume", "volume", "volumes", "VolumeIds", ("", "VolumeId"), ("delete_volume", "VolumeId"),
