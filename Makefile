@@ -14,6 +14,8 @@ endif
 CARGO_FLAGS := --manifest-path native/Cargo.toml --workspace --locked
 PYTEST_FLAGS ?= --durations=10
 PYTEST_JOBS ?= 2
+# A test of kills and clocks that fails on a loaded machine is tried once more; the end says which, and why it failed.
+PYTEST_RETRY ?= --reruns 1
 STEP = @printf '==> %s\n'
 
 .DEFAULT_GOAL := help
@@ -31,7 +33,7 @@ demo: setup ## back up a real guest, boot it from the copy, prove it, leave noth
 
 test: setup lint ## everything: lint, types, all tests (root; boots guests)
 	$(STEP) 'pytest, all, in $(PYTEST_JOBS) processes'
-	@python -m pytest --numprocesses $(PYTEST_JOBS) --no-loadscope-reorder $(PYTEST_FLAGS)
+	@python -m pytest --numprocesses $(PYTEST_JOBS) --no-loadscope-reorder $(PYTEST_RETRY) $(PYTEST_FLAGS)
 
 test-fast: ## Python's unit tests only: seconds, no root
 	@python -m pytest tests/unit $(PYTEST_FLAGS)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import sqlalchemy as sa
 
-from livemount.catalog.catalog import Catalog, Job, JobKind, Outcome
+from livemount.catalog.catalog import BEAT, Catalog, Job, JobKind, Outcome
 from livemount.catalog.database import Database, database_url
 from livemount.core.errors import CorruptError, LivemountError
 from livemount.core.machine import Copy
@@ -74,17 +76,29 @@ class Ending:
 
 @contextmanager
 def recorded(
-    settings: Settings, kind: JobKind, warn: Warn | None, machine: str | None = None, policy: str | None = None
+    settings: Settings,
+    kind: JobKind,
+    warn: Warn | None,
+    machine: str | None = None,
+    policy: str | None = None,
+    due: datetime | None = None,
+    id: str | None = None,
 ) -> Iterator[Ending]:
-    """Note in the catalog how a job begins and ends; a catalog that cannot be used only leads to a warning.
+    """Note in the catalog how a job begins and ends, and that its process lives; a catalog that cannot be used only
+    leads to a warning.
 
     Without `warn` nothing is noted: for what only says what it would do.
     """
     ending = Ending()
     place = str(settings.repository_path)
-    job = _noted(warn, settings, lambda catalog: catalog.begin(kind, place, machine=machine, policy=policy))
+    job = _noted(
+        warn,
+        settings,
+        lambda catalog: catalog.begin(kind, place, id=id, machine=machine, policy=policy, due=due),
+    )
     try:
-        yield ending
+        with _beating(settings, job):
+            yield ending
     except BaseException as error:
         ending.outcome, ending.reason = Outcome.FAILED, str(error) or type(error).__name__
         raise
@@ -97,6 +111,28 @@ def recorded(
                     job.id, ending.outcome, ending.reason, copy_id=ending.copy_id, bytes=ending.bytes
                 ),
             )
+
+
+@contextmanager
+def _beating(settings: Settings, job: Job | None) -> Iterator[None]:
+    if job is None:
+        yield
+        return
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEAT):
+            # A catalog that is away is told of when the job ends.
+            with suppress(LivemountError), open_catalog(settings) as catalog:
+                catalog.beat(job.id)
+
+    thread = threading.Thread(target=beat, name=f"beat of {job.id}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _noted(warn: Warn | None, settings: Settings, action: Callable[[Catalog], Job | None]) -> Job | None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import uuid
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -19,12 +21,17 @@ from livemount.catalog import tables
 from livemount.catalog.database import Database
 from livemount.core.errors import ConflictError, CorruptError, NotFoundError
 from livemount.core.machine import Copy, Frozen
+from livemount.core.processes import is_gone, this_process
 from livemount.media.repository import Listing, Repository, State
 
 _FORM = hashlib.sha256(json.dumps(Copy.model_json_schema(), sort_keys=True).encode()).hexdigest()[:16]
 """Of what form the copies are that this software keeps: those of another version are read again."""
 TRIES = 20
 """How often a repository that changes while it is read is read again."""
+BEAT = 30.0
+"""Seconds between two signs of life of the process that does a job."""
+SILENCE = 180.0
+"""A process of another machine that gave no sign of life for so many seconds is taken for gone."""
 
 
 class JobKind(StrEnum):
@@ -42,6 +49,8 @@ class Outcome(StrEnum):
 
     DONE = "done"
     FAILED = "failed"
+    CRASHED = "crashed"
+    """Its process is gone: killed, or the machine with it. Never noted, but seen when the job is looked at."""
 
 
 class Job(Frozen):
@@ -58,13 +67,15 @@ class Job(Frozen):
     started: datetime
     ended: datetime | None = None
     outcome: Outcome | None = None
-    """`None` while it runs; a killed one stays so."""
+    """`None` while it runs."""
     reason: str = ""
     """Why it failed, or what it found."""
     copy_id: str | None = None
     """The copy that a backup made."""
     bytes: int | None = None
     """What a backup added, a prune deleted, a check read: of the repository."""
+    host: str | None = None
+    """The machine that does it."""
 
 
 class Catalog:
@@ -150,11 +161,13 @@ class Catalog:
             policy=policy,
             due=due,
             started=datetime.now(UTC),
+            host=socket.gethostname(),
         )
         with self._database.writing() as connection:
             connection.execute(sa.delete(tables.jobs).where(tables.jobs.c.id == job.id))
             fields = job.model_dump()
             fields["copy"] = fields.pop("copy_id")
+            fields |= {"process": this_process(), "seen": self._database.now(connection)}
             connection.execute(sa.insert(tables.jobs).values(fields))
         return job
 
@@ -168,17 +181,70 @@ class Catalog:
             if done.rowcount != 1:
                 raise NotFoundError(f"the catalog knows no job {id}")
 
-    def jobs(self, *, machine: str | None = None, kind: JobKind | None = None, limit: int | None = None) -> list[Job]:
-        """The newest jobs (of one machine, of one kind), oldest first."""
+    def beat(self, id: str) -> None:
+        """Say that the process that does a job lives."""
+        with self._database.writing() as connection:
+            wanted = sa.update(tables.jobs).where(tables.jobs.c.id == id)
+            connection.execute(wanted.values(seen=self._database.now(connection)))
+
+    def jobs(
+        self,
+        *,
+        machine: str | None = None,
+        kind: JobKind | None = None,
+        since: datetime | None = None,
+        limit: int | None = None,
+    ) -> list[Job]:
+        """The newest jobs (of one machine, of one kind, begun since a time), oldest first."""
         wanted = sa.select(tables.jobs).order_by(tables.jobs.c.started.desc(), tables.jobs.c.id).limit(limit)
         if machine is not None:
             wanted = wanted.where(tables.jobs.c.machine == machine)
         if kind is not None:
             wanted = wanted.where(tables.jobs.c.kind == kind)
+        if since is not None:
+            wanted = wanted.where(tables.jobs.c.started >= since)
+        return self._jobs(wanted)
+
+    def latest(self) -> list[Job]:
+        """The newest job of each place, kind, machine, policy and outcome; of those that have not ended all."""
+        column = tables.jobs.c
+        of = (column.location, column.kind, column.machine, column.policy, column.outcome)
+        place = sa.func.row_number().over(partition_by=of, order_by=(column.started.desc(), column.id)).label("place")
+        ranked = sa.select(column.id, place).subquery()
+        newest = sa.select(ranked.c.id).where(ranked.c.place == 1)
+        return self._jobs(sa.select(tables.jobs).where(column.outcome.is_(None) | column.id.in_(newest)))
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many jobs there are, by kind and outcome; those that run have the outcome `running`."""
+        column = tables.jobs.c
+        ended = sa.select(column.kind, column.outcome, sa.func.count()).where(column.outcome.is_not(None))
+        found: dict[str, dict[str, int]] = {str(kind): {} for kind in JobKind}
+        with self._database.reading() as connection:
+            for kind, outcome, count in connection.execute(ended.group_by(column.kind, column.outcome)):
+                found.setdefault(kind, {})[outcome] = count
+        for job in self._jobs(sa.select(tables.jobs).where(column.outcome.is_(None))):
+            of = found[job.kind]
+            of[job.outcome or "running"] = of.get(job.outcome or "running", 0) + 1
+        return found
+
+    def _jobs(self, wanted: sa.Select[Any]) -> list[Job]:
         with self._database.reading() as connection:
             rows = connection.execute(wanted).mappings().all()
-        found = [Job(copy_id=row["copy"], **{key: row[key] for key in row if key != "copy"}) for row in rows]
-        return found[::-1]
+            now = self._database.now(connection)
+        return sorted((_job(row, now) for row in rows), key=lambda job: (job.started, job.id))
+
+
+def _job(row: sa.RowMapping, now: datetime) -> Job:
+    fields = dict(row)
+    process, seen = fields.pop("process"), fields.pop("seen") or row["started"]
+    job = Job(copy_id=fields.pop("copy"), **fields)
+    if job.outcome is not None:
+        return job
+    gone = None if process is None else is_gone(process)
+    if gone is False or (gone is None and (now - seen).total_seconds() < SILENCE):
+        return job
+    told = "its process is gone" if gone else f"{job.host or 'its process'} was not heard of since {seen.isoformat()}"
+    return job.model_copy(update={"outcome": Outcome.CRASHED, "reason": told})
 
 
 def _key(state: State) -> str:

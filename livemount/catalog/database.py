@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
-from livemount.catalog.tables import HEAD
+from livemount.catalog.tables import HEAD, Utc
 from livemount.core.errors import CorruptError, DeniedError, UnavailableError, UnsupportedError, UsageError
 from livemount.core.secrets import read_secret
 
@@ -87,6 +89,12 @@ class Database:
             with connection.begin():
                 yield connection
 
+    def now(self, connection: sa.Connection) -> datetime:
+        """The time by the clock that all who use the catalog share: PostgreSQL's; SQLite's are of one machine."""
+        if self.url.get_backend_name() == "postgresql":
+            return connection.execute(sa.select(sa.func.clock_timestamp(type_=Utc))).scalar_one()
+        return datetime.now(UTC)
+
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
@@ -144,11 +152,26 @@ def _reason(error: exc.DBAPIError) -> str:
     return " ".join(str(error.orig).split())
 
 
+def _create(path: Path) -> None:
+    """An empty file of mode 0600. It gets its name after it was closed: closing any descriptor of a file gives up all
+    locks that SQLite has on it in this process, and then another process deletes a log that is in use.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(descriptor)
+    try:
+        os.link(name, path)
+    except FileExistsError:
+        pass
+    finally:
+        Path(name).unlink()
+
+
 def _sqlite(url: sa.URL) -> sa.Engine:
     path = Path(str(url.database))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if not path.exists():
+            _create(path)
     except OSError as error:
         raise UnavailableError(f"the catalog {path} cannot be opened: {error.strerror}") from error
     engine = sa.create_engine(url, connect_args={"timeout": PATIENCE})

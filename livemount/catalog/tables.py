@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import Dialect
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest version of the schema in `migrations/versions`."""
 
 
@@ -70,9 +70,13 @@ jobs = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("copy", sa.Text),
     sa.Column("bytes", sa.BigInteger),
+    sa.Column("host", sa.Text),
+    sa.Column("process", sa.Text),  # see livemount.core.processes
+    sa.Column("seen", Utc),  # by the database's clock: when the process last said that it lives
     sa.Index("jobs_started", "started"),
     sa.Index("jobs_machine", "machine", "kind", "started"),
     sa.Index("jobs_policy", "policy", "kind", "started"),
+    sa.Index("jobs_copy", "copy"),
 )
 
 policies = sa.Table(

@@ -20,6 +20,7 @@ from livemount.cli.output import OutputFormat, bytes_text, print_json, stderr, s
 from livemount.core.errors import NotFoundError, UsageError
 from livemount.core.machine import NAME_PATTERN, Firmware, MachineDescription, is_name
 from livemount.core.settings import Settings
+from livemount.guest.system import described
 from livemount.media.disks import Changes, DiskInput
 from livemount.media.repository import Wanted
 
@@ -158,6 +159,7 @@ def backup(
         detect_firmware="firmware" not in data,
         tags=tuple(tag or ()),
     )
+    machine = described(machine, inputs[wanted.boot].place if wanted.boot < len(inputs) else "")
     settings = Settings()
     repository = open_repository(settings)
     with recorded(settings, JobKind.BACKUP, warn, machine=name) as job, progress_bar() as tell:

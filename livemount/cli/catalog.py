@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from livemount.catalog.api import open_catalog, rebuild
-from livemount.catalog.catalog import JobKind
+from livemount.catalog.api import rebuild
 from livemount.cli.copies import Output, open_repository
-from livemount.cli.output import OutputFormat, bytes_text, print_json, print_table, stdout, warn
+from livemount.cli.output import OutputFormat, print_json, stdout, warn
 from livemount.core.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="The catalog of copies and jobs (LIVEMOUNT_CATALOG).")
@@ -30,36 +27,3 @@ def rebuild_(output: Output = OutputFormat.TABLE) -> None:
         print_json(copies=len(found.copies), damaged=found.damaged)
     else:
         stdout.print(f"the catalog has {len(found.copies)} copies", highlight=False)
-
-
-def jobs(
-    machine: Annotated[str | None, typer.Argument(help="Only this machine's.")] = None,
-    kind: Annotated[JobKind | None, typer.Option(help="Only this kind.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
-    output: Output = OutputFormat.TABLE,
-) -> None:
-    """List the jobs that the catalog knows, oldest first.
-
-    Example: livemount jobs web01 --kind backup
-    """
-    with open_catalog(Settings()) as catalog:
-        found = catalog.jobs(machine=machine, kind=kind, limit=limit)
-    if output is OutputFormat.JSON:
-        print_json(jobs=[job.model_dump(mode="json") for job in found])
-        return
-    print_table(
-        ["STARTED", "KIND", "MACHINE", "POLICY", "OUTCOME", "BYTES", "REASON"],
-        (
-            (
-                job.started.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
-                job.kind,
-                job.machine or "",
-                job.policy or "",
-                job.outcome or "not ended",
-                "" if job.bytes is None else bytes_text(job.bytes),
-                job.reason,
-            )
-            for job in found
-        ),
-        empty="no jobs yet",
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +15,7 @@ from livemount.core.machine import Copy
 from livemount.core.settings import Settings
 from livemount.media.agent_copies import AgentCopies
 from livemount.media.agents import AgentUri
+from livemount.media.foreign import Wanted, copy_of_sources
 from livemount.media.repository import Repository
 
 Output = Annotated[OutputFormat, typer.Option("--output", "-o", help="Print a table or versioned JSON.")]
@@ -36,6 +38,23 @@ def mountable_copy(settings: Settings, reference: str) -> Copy:
     if settings.agent:
         return _agent_copies(settings).find(reference)
     return find_copy(settings, open_repository(settings), warn, reference)
+
+
+def chosen_copy(
+    settings: Settings,
+    reference: str,
+    source: list[str] | None,
+    name: str,
+    password_file: Path | None,
+    wanted: Wanted,
+) -> tuple[Copy, Path | None]:
+    """The copy that is named, or what `--source` names as one called `name`; and the file with its secret."""
+    if source:
+        shown = settings.client_certificates
+        uris = [str(AgentUri.parse(uri, shown)) if uri.startswith("agent:") else uri for uri in source]
+        return copy_of_sources(uris, password_file, name, wanted), password_file and password_file.absolute()
+    secret = None if settings.agent else settings.repository_password
+    return mountable_copy(settings, reference), secret and secret.absolute()
 
 
 def _agent_copies(settings: Settings) -> AgentCopies:

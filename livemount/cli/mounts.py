@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from livemount.cli.copies import Output, mountable_copy
+from livemount.cli.copies import Output, chosen_copy
+from livemount.cli.inspect import show_inspection
 from livemount.cli.output import OutputFormat, bytes_text, duration_text, print_json, print_table, stderr, stdout
 from livemount.cli.parse import parse_duration, parse_hold
 from livemount.cli.watch import watch as show_live
@@ -19,8 +20,7 @@ from livemount.core.settings import Settings
 from livemount.manager.client import Manager
 from livemount.manager.environment import Environment
 from livemount.manager.progress import follow
-from livemount.media.agents import AgentUri
-from livemount.media.foreign import Wanted, copy_of_sources
+from livemount.media.foreign import Wanted
 from livemount.workflow.states import MountOrder, MountRecord, MountState
 
 
@@ -56,6 +56,9 @@ def mount(
     boot_timeout: Annotated[str, typer.Option(help="How long the guest may take to come up.")] = "10m",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the guest is up.")] = True,
     prepare: Annotated[bool, typer.Option("--prepare/--no-prepare", help="Run guest preparation.")] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Mount nothing: say what would change (see `livemount inspect`).")
+    ] = False,
     hold_io: Annotated[
         str, typer.Option(help="How long I/O waits for a source that is away before it fails: 0s to 1h.")
     ] = f"{HOLD_SECONDS:.0f}s",
@@ -80,17 +83,14 @@ def mount(
     limit = parse_duration(boot_timeout)
     hold = parse_hold(hold_io)
     environment = Environment(settings).outputs()
-    if source:
-        shown = settings.client_certificates
-        uris = [str(AgentUri.parse(uri, shown)) if uri.startswith("agent:") else uri for uri in source]
-        found = copy_of_sources(uris, password_file, str(name), Wanted(firmware, cpus, memory))
-    else:
-        found = mountable_copy(settings, copy)
-        password_file = None if settings.agent else settings.repository_password
+    found, secret = chosen_copy(settings, copy, source, str(name), password_file, Wanted(firmware, cpus, memory))
+    if dry_run:
+        show_inspection(settings, found, secret, firmware, output)
+        return
     order = MountOrder(
         mount=_mount_name(found.name, name),
         copy=found,
-        password_file=password_file and password_file.absolute(),
+        password_file=secret,
         expires=datetime.now(UTC) + lease,
         boot_timeout=limit.total_seconds(),
         prepare=prepare,

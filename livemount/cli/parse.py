@@ -29,6 +29,11 @@ def parse_hold(text: str) -> timedelta:
     return duration
 
 
+def parse_grace(text: str) -> timedelta:
+    """How long after its time something counts as late: `0s`, `30m`, `1d`. Raises `UsageError`."""
+    return _parse(text, "30m, 1h or 1d")
+
+
 def _parse(text: str, examples: str) -> timedelta:
     if not re.fullmatch(r"(\d{1,6}[smhd])+", text):
         raise UsageError(f"{text!r} is not a duration", hint=f"for example {examples}")

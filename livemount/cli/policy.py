@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from livemount.core.settings import Settings
 from livemount.policies.applied import Applied, Change, open_policies, runner_of
 from livemount.policies.policy import Policy, Purpose
 from livemount.policies.reading import read_policy
-from livemount.policies.run import back_up, forget
+from livemount.policies.run import Occasion, alone, back_up, forget
 from livemount.policies.schedule import due_after
 from livemount.policies.schema import schema_text
 
@@ -101,7 +102,7 @@ def _shown(applied: Applied) -> dict[str, Any]:
 def list_(output: Output = OutputFormat.TABLE) -> None:
     """List the policies in force."""
     with open_policies(Settings()) as policies:
-        found = policies.all()
+        found = policies.all(warn)
     if output is OutputFormat.JSON:
         print_json(policies=[_shown(applied) for applied in found])
         return
@@ -146,9 +147,12 @@ def run(name: Name, output: Output = OutputFormat.TABLE) -> None:
     settings = Settings()
     with open_policies(settings) as policies:
         policy = policies.get(name).policy
-    with progress_bar() as tell:
-        made = back_up(settings, policy, warn, tell)
-    forgotten = forget(settings, policy, warn)
+    occasion = Occasion(purpose=Purpose.BACKUP, due=datetime.now(UTC), scheduled=False)
+    job = uuid.uuid4().hex
+    with alone(settings, policy):
+        with progress_bar() as tell:
+            made = back_up(settings, policy, occasion, job, warn, tell)
+        forgotten = forget(settings, policy, job, warn)
     if output is OutputFormat.JSON:
         print_json(copy=made.copy.model_dump(mode="json"), read=made.read, added=made.added, forgotten=forgotten)
     else:

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from rich.console import Group
 from rich.live import Live
@@ -28,6 +29,8 @@ from livemount.manager.environment import Environment
 from livemount.manager.looks import Look, MountLook, Percentiles, Watcher
 from livemount.workflow.states import MountRecord
 
+T = TypeVar("T")
+
 COLUMNS = (
     "MOUNT\nSTATE, LEFT",
     "ZERO, PRIVATE,\nRECALL, SOURCE",
@@ -46,20 +49,21 @@ def watch(settings: Settings, interval: float, output: OutputFormat, *, ended: b
         try:
             watcher = Watcher(manager, Environment(settings), ended=ended)
             if output is OutputFormat.JSON:
-                _repeat(watcher, interval, lambda look: print_json_line(**as_json(look)))
+                repeat(watcher.look, interval, lambda look: print_json_line(**as_json(look)))
             elif not stdout.is_terminal:
-                _repeat(watcher, interval, lambda look: print_line("\n".join(lines(look))))
+                repeat(watcher.look, interval, lambda look: print_line("\n".join(lines(look))))
             else:
                 with Live(console=stdout, auto_refresh=False) as live:
-                    _repeat(watcher, interval, lambda look: live.update(table(look), refresh=True))
+                    repeat(watcher.look, interval, lambda look: live.update(table(look), refresh=True))
         finally:
             manager.close()
 
 
-def _repeat(watcher: Watcher, interval: float, show: Callable[[Look], object]) -> None:
+def repeat(look: Callable[[], T], interval: float, show: Callable[[T], object]) -> None:
+    """Look and show, every `interval` seconds, for ever."""
     due = time.monotonic()
     while True:
-        show(watcher.look())
+        show(look())
         # A look that took long is not made up for.
         due = max(due + interval, time.monotonic())
         time.sleep(max(0.0, due - time.monotonic()))

@@ -18,6 +18,7 @@ class ExitCode(IntEnum):
     DENIED = 7
     UNSUPPORTED = 8
     CORRUPT = 9
+    LATE = 10
     INTERRUPTED = 130
 
 
@@ -81,6 +82,12 @@ class CorruptError(LivemountError):
     """Stored data fails its checksum or cannot be parsed."""
 
     exit_code = ExitCode.CORRUPT
+
+
+class LateError(LivemountError):
+    """Something that should have been done by now was not."""
+
+    exit_code = ExitCode.LATE
 
 
 def error_of(exit_code: int, message: str, hint: str | None = None) -> LivemountError:

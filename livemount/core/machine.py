@@ -125,6 +125,8 @@ class Copy(Frozen):
     """The URI `livemount.media.open_source` takes to read the disk that the machine starts from."""
     disks: tuple[CopyDisk, ...] = ()
     """In the machine's order; empty for what is one disk in no repository of ours."""
+    added: int | None = None
+    """Bytes that it added to the repository; `None` where nothing tells."""
 
     @property
     def sources(self) -> list[str]:

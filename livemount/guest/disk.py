@@ -81,7 +81,7 @@ def read_disk(path: Path) -> Disk:
 
     Raises `UnsupportedError` for a disk without a table, or with one that names more than the disk has.
     """
-    size = path.stat().st_size
+    size = _size(path)
     try:
         table = json.loads(run("sfdisk", "--json", path).stdout)["partitiontable"]
     except CommandError as error:
@@ -100,6 +100,22 @@ def read_disk(path: Path) -> Disk:
         _partition(path, size, sector, entry) for entry in described if entry["type"].lower() not in EXTENDED_TYPES
     ]
     return Disk(path, size, table["label"], tuple(partitions))
+
+
+def read_further_disk(path: Path) -> Disk:
+    """Of a disk that nothing starts from: it may be one file system as a whole, which is its only partition, 0."""
+    try:
+        return read_disk(path)
+    except UnsupportedError:
+        size = _size(path)
+        seen = _probe(path, 0, size)
+        whole = Partition(0, 0, size, "", False, "", seen.get("TYPE"), seen.get("UUID"), seen.get("LABEL"))
+        return Disk(path, size, "", (whole,))
+
+
+def _size(path: Path) -> int:
+    with path.open("rb") as file:  # a block device's stat knows no size
+        return file.seek(0, os.SEEK_END)
 
 
 def _partition(path: Path, disk_size: int, sector: int, entry: dict[str, Any]) -> Partition:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import difflib
 import errno
 import os
 import stat
@@ -15,12 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from livemount.core.errors import UnsupportedError
+from livemount.guest.api import Edit, EditKind
 
 OPENAT2 = 437
 """The system call's number, the same on every architecture."""
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_IN_ROOT = 0x10
 MOST_NAMES = 100_000
+LARGEST_TEXT = 64 * 1024
+"""Bytes of a text whose change is shown line by line."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -47,6 +51,8 @@ class Root:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
+        self.edits: list[Edit] = []
+        """What was written, in order."""
 
     @staticmethod
     @contextmanager
@@ -132,6 +138,7 @@ class Root:
         with self._parent(path) as (parent, name):
             if self._same(parent, name, data, permissions):
                 return False
+            self._note(path, parent, name, data)
             temporary = f".{name}.livemount"
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=parent)
@@ -159,6 +166,7 @@ class Root:
                     raise
                 os.unlink(name, dir_fd=parent)
             os.symlink(target, name, dir_fd=parent)
+            self.edits.append(Edit(path=path, kind=EditKind.LINKED, diff=target))
             return True
 
     def remove(self, path: str) -> None:
@@ -176,6 +184,19 @@ class Root:
             status = os.fstat(descriptor)
             alike = stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) == permissions
             return alike and status.st_size == len(data) and file.read() == data
+
+    def _note(self, path: str, parent: int, name: str, data: bytes) -> None:
+        """Remember what is about to be written, and what it replaces."""
+        old = None
+        with contextlib.suppress(OSError):
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+            with os.fdopen(descriptor, "rb") as file:
+                status = os.fstat(descriptor)
+                if stat.S_ISREG(status.st_mode):
+                    old = status.st_size, file.read(LARGEST_TEXT + 1)
+        size, text = old or (0, b"")
+        kind = EditKind.CHANGED if old is not None else EditKind.ADDED
+        self.edits.append(Edit(path=path, kind=kind, before=size, after=len(data), diff=_diff(path, text, data)))
 
     @contextmanager
     def _parent(self, path: str) -> Iterator[tuple[int, str]]:
@@ -200,3 +221,17 @@ class Root:
             finally:
                 os.close(parent)
             return _openat2(self.descriptor, "/".join(parts), flags)
+
+
+def _diff(path: str, old: bytes, new: bytes) -> str:
+    """A unified diff of two texts; empty where one is none, or is long."""
+    if max(len(old), len(new)) > LARGEST_TEXT:
+        return ""
+    try:
+        before, after = old.decode().splitlines(), new.decode().splitlines()
+    except UnicodeDecodeError:
+        return ""
+    names = (f"a{path}" if old else "/dev/null", f"b{path}")
+    lines = difflib.unified_diff(before, after, *names, lineterm="")
+    # What is shown comes from a guest: no line of it may steer a terminal.
+    return "\n".join("".join(c if c.isprintable() or c == "\t" else "?" for c in line) for line in lines)

@@ -1,4 +1,4 @@
-"""The process that prepares one disk, in a mount namespace of its own; `prepare` starts it and reads what it prints.
+"""The process that prepares one disk, or looks at it, in a mount namespace of its own; started by `prepare.confined`.
 
 Crash contract: mounts, loop devices and scratch files live in this process's namespace and end with it. The disk may be
 prepared in part then; preparing it again completes it.
@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from livemount.core.errors import LivemountError, UnsupportedError
 from livemount.core.run import run
 from livemount.guest.api import GuestReport, GuestRequest
-from livemount.guest.disk import Disk, bootable, read_disk
+from livemount.guest.disk import Disk, bootable, read_disk, read_further_disk
 from livemount.guest.families import FAMILIES, Job
 from livemount.guest.tools import GuestTools
 
@@ -31,12 +32,20 @@ def prepare_here(path: Path, request: GuestRequest, tools: GuestTools) -> GuestR
     disk = read_disk(path)
     firmware, missing_loader = bootable(disk)
     scratch = _scratch(path, tools.folder)
-    job = Job(disk, request, tools, scratch, firmware, missing_loader)
+    others = tuple(read_further_disk(other) for other in request.other_disks)
+    job = Job(disk, request, tools, scratch, firmware, missing_loader, others)
     for family in FAMILIES:
         report = family.prepare(job)
         if report is not None:
             return report
     raise UnsupportedError(f"no Linux root file system that can be prepared is on {path}: {_seen(disk)}")
+
+
+def look_here(path: Path) -> str:
+    """What the system on the disk calls itself, empty where none is known; nothing is written."""
+    disk = read_disk(path)
+    scratch = _scratch(path)
+    return next((found for family in FAMILIES if (found := family.look(disk, scratch))), "")
 
 
 def _scratch(*needed: Path) -> Path:
@@ -59,16 +68,17 @@ def _seen(disk: Disk) -> str:
 
 
 def main() -> None:
-    """Read the job from standard input, print the report or the error as JSON."""
+    """Read the job from standard input, print the report, the system's name or the error as JSON."""
     job = json.load(sys.stdin)
     try:
-        report = prepare_here(
-            Path(job["disk"]), GuestRequest.model_validate(job["request"]), GuestTools(Path(job["tools"]))
-        )
+        if "look" in job:
+            answer: dict[str, Any] = {"system": look_here(Path(job["look"]))}
+        else:
+            request, tools = GuestRequest.model_validate(job["request"]), GuestTools(Path(job["tools"]))
+            answer = {"report": prepare_here(Path(job["disk"]), request, tools).model_dump(mode="json")}
     except LivemountError as error:
-        print(json.dumps({"error": type(error).__name__, "message": error.message, "hint": error.hint}))
-    else:
-        print(json.dumps({"report": report.model_dump(mode="json")}))
+        answer = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+    print(json.dumps(answer))
 
 
 if __name__ == "__main__":

@@ -53,6 +53,33 @@ class PseudoDiskRequest(Frozen):
         return self.sources.index(self.source)
 
 
+class InspectionRequest(Frozen):
+    """Body of `POST /v1/inspections`: what would a mount of these disks do to the guest, and would it boot?"""
+
+    source: str
+    """The disk that the machine starts from."""
+    disks: tuple[str, ...] = Field(default=(), max_length=MOST_DISKS)
+    """As in `PseudoDiskRequest`."""
+    password_file: Path | None = None
+    """A file on the LM host."""
+    firmware: Firmware
+
+
+class Inspection(Frozen):
+    """Its answer. Nothing of it stays on the host, but what was recalled for it."""
+
+    bootable: bool
+    reason: str = ""
+    """Why it does not boot."""
+    hint: str | None = None
+    report: GuestReport | None = None
+    """What preparation found and changed, in a private store that is thrown away; `None` where it was refused."""
+    recalled: int
+    """Bytes that were recalled from the copy for it."""
+    size: int
+    """Bytes of the disk that the machine starts from."""
+
+
 class ExportedDisk(Frozen):
     """One disk of a mount."""
 

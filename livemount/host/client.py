@@ -17,7 +17,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from livemount.core.errors import LivemountError, UnavailableError, UsageError, error_of
 from livemount.core.secrets import read_secret
-from livemount.host.api import Events, Health, Problem, PseudoDisk, PseudoDiskRequest
+from livemount.host.api import Events, Health, Inspection, InspectionRequest, Problem, PseudoDisk, PseudoDiskRequest
 
 CONNECT_RETRIES = 3
 """Further attempts to connect; httpx waits 0, 0.5 and 1 s before them."""
@@ -93,6 +93,11 @@ class HostClient:
     def delete_pseudo_disk(self, mount: str) -> None:
         """Take a mount away; nothing happens when it is not there."""
         self._send("DELETE", _path(mount), PREPARE_TIMEOUT)
+
+    def inspect(self, request: InspectionRequest) -> Inspection:
+        """Whether a guest would boot, and what a mount would change in it; nothing of it stays."""
+        body = request.model_dump(mode="json")
+        return self._parse(self._send("POST", "/v1/inspections", PREPARE_TIMEOUT, json=body), Inspection)
 
     def events(self, mount: str, after: int = 0, wait: float = 0) -> Events:
         """What happened to a mount after event number `after`; waits up to `wait` seconds (30 at most) for one."""

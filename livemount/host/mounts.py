@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,11 +20,18 @@ from shutil import disk_usage
 from socket import gethostname
 
 from livemount.boot.api import UP_PATH, BootScript, BootServer
-from livemount.core.errors import ConflictError, LivemountError, NoSpaceError, NotFoundError, UsageError
+from livemount.core.errors import (
+    ConflictError,
+    LivemountError,
+    NoSpaceError,
+    NotFoundError,
+    UnsupportedError,
+    UsageError,
+)
 from livemount.core.machine import is_name
-from livemount.driver.api import PseudoDiskDriver
+from livemount.driver.api import PseudoDiskDriver, PseudoDiskState
 from livemount.guest.api import GuestReport, GuestRequest
-from livemount.host.api import EventKind, ExportedDisk, PseudoDisk, PseudoDiskRequest
+from livemount.host.api import EventKind, ExportedDisk, Inspection, InspectionRequest, PseudoDisk, PseudoDiskRequest
 from livemount.host.events import EventLog
 from livemount.host.records import Record, Records
 from livemount.media.registry import pin_source, unpin_source
@@ -31,6 +39,8 @@ from livemount.target.api import LUN, Session, Target, TargetSpec, initiator_iqn
 
 log = logging.getLogger(__name__)
 
+NOWHERE = "0.0.0.0"  # noqa: S104 (nothing listens there)
+"""The address of what no guest reaches."""
 FULL = 1 << 20
 """Bytes of a file system on which a guest could not be prepared; less is no space."""
 
@@ -61,8 +71,10 @@ class Mounts:
         self._prepare = prepare
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._table = threading.Lock()
-        for mount in records.mounts():
-            self.events.open(mount, records.folder(mount))
+        for mount in list(records.mounts()):
+            record = records.read(mount)
+            if record is None or not record.inspection:
+                self.events.open(mount, records.folder(mount))
 
     def lock(self, mount: str) -> threading.Lock:
         """The lock to hold while something of the mount is made, repaired or deleted."""
@@ -127,9 +139,8 @@ class Mounts:
         disk = disks[record.request.boot]
         report = None
         if record.request.prepare:
-            guest = GuestRequest(firmware=record.request.firmware, up_url=f"http://{self.address}{UP_PATH}")
             try:
-                report = self._prepare(disk.path, guest)
+                report = self._prepare(disk.path, self._guest_request(record.request, disks))
             except LivemountError as error:
                 # Its writes end in the page cache: that they found no space later is only an I/O error to it.
                 self._check_space(mount, error)
@@ -144,6 +155,50 @@ class Mounts:
         ready = record.model_copy(update={"prepared": True, "report": report})
         self.records.write(mount, ready)
         return ready
+
+    def _guest_request(self, request: PseudoDiskRequest, disks: Sequence[PseudoDiskState]) -> GuestRequest:
+        return GuestRequest(
+            firmware=request.firmware,
+            up_url=f"http://{self.address}{UP_PATH}",
+            other_disks=tuple(disk.path for number, disk in enumerate(disks) if number != request.boot),
+        )
+
+    def inspect(self, request: InspectionRequest) -> Inspection:
+        """Prepare a guest as a mount would, and throw that away. Raises what its parts raise, but for a refusal."""
+        name = f"inspect-{secrets.token_hex(4)}"
+        asked = PseudoDiskRequest(**dict(request), address=NOWHERE)
+        with self.lock(name):
+            # Written first, as a mount's is: whatever a killed service leaves can be taken away by it.
+            self.records.write(name, Record(request=asked, created=datetime.now(UTC), inspection=True))
+            try:
+                for source, holder in self.records.pins(name, asked):
+                    pin_source(source, holder, f"an inspection on {gethostname()}")
+                return self._inspect(name, asked)
+            finally:
+                self._remove(name)
+                with self._table:
+                    self._locks.pop(name, None)
+
+    def _inspect(self, name: str, asked: PseudoDiskRequest) -> Inspection:
+        specs = self.records.disk_specs(name, asked)
+        disks = [self.driver.attach(spec) for spec in specs]
+        disk = disks[asked.boot]
+        report, refusal = None, None
+        try:
+            report = self._prepare(disk.path, self._guest_request(asked, disks))
+        except UnsupportedError as error:
+            refusal = error
+        except LivemountError as error:
+            self._check_space(name, error)
+            raise
+        return Inspection(
+            bootable=refusal is None,
+            reason=refusal.message if refusal else "",
+            hint=refusal.hint if refusal else None,
+            report=report,
+            recalled=sum(self.driver.state(spec.id).stats.recalled_bytes for spec in specs),
+            size=disk.stats.size,
+        )
 
     def _check_space(self, mount: str, cause: Exception) -> None:
         """Raise `NoSpaceError` when the file system of the private stores is full."""
@@ -238,10 +293,22 @@ class Mounts:
             problems=problems,
         )
 
+    def clear(self) -> None:
+        """Take away the inspections of a service that was killed. To be called before any is made."""
+        for name in list(self.records.mounts()):
+            record = self.records.read(name)
+            if record is not None and record.inspection:
+                log.warning("%s: was not finished, taking it away", name)
+                with contextlib.suppress(LivemountError):
+                    self._remove(name)
+
     def list(self) -> list[PseudoDisk]:
         """All mounts that are up."""
         found = []
         for mount in self.records.mounts():
+            record = self.records.read(mount)
+            if record is not None and record.inspection:
+                continue
             try:
                 found.append(self.get(mount))
             except NotFoundError:

@@ -28,6 +28,8 @@ class Record(Frozen):
     created: datetime
     prepared: bool = False
     report: GuestReport | None = None
+    inspection: bool = False
+    """Nothing is exported of it, and it goes with the service that made it."""
 
 
 class Records:

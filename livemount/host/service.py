@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from livemount import __version__
 from livemount.core.errors import DeniedError, ExitCode, LivemountError, UsageError
 from livemount.host import metrics
-from livemount.host.api import Events, Health, Problem, PseudoDisk, PseudoDiskRequest
+from livemount.host.api import Events, Health, Inspection, InspectionRequest, Problem, PseudoDisk, PseudoDiskRequest
 from livemount.host.mounts import Mounts
 from livemount.host.watch import Watch
 
@@ -42,6 +42,7 @@ def create_app(mounts: Mounts, token: str) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        mounts.clear()
         watch = Watch(mounts)
         watch.start()
         yield
@@ -91,6 +92,10 @@ def create_app(mounts: Mounts, token: str) -> FastAPI:
     @app.delete("/v1/pseudo-disks/{mount}", dependencies=guarded, responses=errors, status_code=204)
     def delete_pseudo_disk(mount: str) -> None:
         mounts.delete(mount)
+
+    @app.post("/v1/inspections", dependencies=guarded, responses=errors)
+    def inspect(request: InspectionRequest) -> Inspection:
+        return mounts.inspect(request)
 
     @app.get("/v1/pseudo-disks/{mount}/events", dependencies=guarded, responses=errors)
     def get_events(

@@ -13,7 +13,7 @@ def main() -> None:
     """Serve until the process is told to end."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings()
-    serve(settings.paths(), PulumiStacks(settings))
+    serve(settings, PulumiStacks(settings))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,9 @@ class Manager:
 
     def _ids(self, prefix: str) -> list[str]:
         """The ids of the mounts' workflows, oldest first."""
-        workflows = self._client.list_workflows(workflow_id_prefix=prefix, load_input=False, load_output=False)
+        workflows = self._client.list_workflows(
+            name=["mount", "clean"], workflow_id_prefix=prefix, load_input=False, load_output=False
+        )
         return [workflow.workflow_id for workflow in workflows]
 
     def _generation(self, mount: str) -> int:

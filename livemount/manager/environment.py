@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from infra.api import EnvironmentOutputs
+from livemount.core.machine import Copy, Firmware
 from livemount.core.settings import Settings
-from livemount.host.api import PseudoDisk
+from livemount.host.api import Inspection, InspectionRequest, PseudoDisk
 from livemount.host.client import TIMEOUT, HostClient
 from livemount.workflow.stack import EnvironmentStack
 
@@ -42,3 +44,12 @@ class Environment:
         """What the live-mount host serves, by mount. It has `timeout` seconds to answer."""
         with host_client(self.outputs()) as host:
             return {disk.mount: disk for disk in host.list_pseudo_disks(timeout)}
+
+    def inspect(self, copy: Copy, firmware: Firmware, password_file: Path | None) -> Inspection:
+        """What a mount of a copy would change in the guest, and whether it would boot; nothing is mounted."""
+        disks = tuple(copy.sources)
+        request = InspectionRequest(
+            source=copy.source, disks=disks if len(disks) > 1 else (), password_file=password_file, firmware=firmware
+        )
+        with host_client(self.outputs()) as host:
+            return host.inspect(request)

@@ -252,7 +252,7 @@ class Repository:
             stored=sum(done.stored),
             disks=tuple(done.stored),
         )
-        return Made(self._copy(done.id, name, done.time, note), done.read, done.added)
+        return Made(self._copy(done.id, name, done.time, note, done.added), done.read, done.added)
 
     def make_files(
         self,
@@ -291,7 +291,7 @@ class Repository:
         log.info("backed up %s@%s: %d bytes read, %d added", name, done.id[:8], done.read, done.added)
         stored = tuple(done.stored)
         note = Note(machine=described, size=described.disks[0].size, stored=sum(stored), disks=stored)
-        return Made(self._copy(done.id, name, done.time, note), done.read, done.added)
+        return Made(self._copy(done.id, name, done.time, note, done.added), done.read, done.added)
 
     def _described(
         self, inputs: list[DiskInput], disks: list[OpenDisk], description: MachineDescription | None, wanted: Wanted
@@ -390,7 +390,9 @@ class Repository:
             if TAG not in snapshot.tags or (name is not None and snapshot.hostname != name):
                 continue
             try:
-                copies.append(self._copy(snapshot.id, snapshot.hostname, snapshot.time, self._note(snapshot)))
+                copies.append(
+                    self._copy(snapshot.id, snapshot.hostname, snapshot.time, self._note(snapshot), snapshot.added)
+                )
             except LivemountError as error:
                 damaged.append(f"the snapshot {snapshot.id} of {self.path}: {error.message}")
         return Listing(copies, damaged)
@@ -508,7 +510,7 @@ class Repository:
             return SourceUri("files", self.path, {"snapshot": snapshot, "path": path})
         return SourceUri("restic", self.path, {"snapshot": snapshot, "file": path})
 
-    def _copy(self, id: str, name: str, microseconds: int, note: Note) -> Copy:
+    def _copy(self, id: str, name: str, microseconds: int, note: Note, added: int | None) -> Copy:
         told = note.machine.disks or (DiskDescription(file=disk_file(0), size=note.size, boot=True),)
         disks = tuple(
             CopyDisk(
@@ -529,6 +531,7 @@ class Repository:
             description=note.machine,
             source=next((disk.source for disk in disks if disk.boot), disks[0].source),
             disks=disks,
+            added=added,
         )
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
+
+from livemount.core.errors import UnavailableError, UsageError
 
 
 class Extent(NamedTuple):
@@ -56,3 +59,27 @@ class TracksChanges(Protocol):
 
     def changed(self) -> list[tuple[int, int]]:
         """What was written, as (offset, length), in order."""
+
+
+class RangeSource(ABC):
+    """What sources have in common that read ranges of one thing with a name."""
+
+    _name: str
+    _open = True
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes of the disk."""
+
+    def _check(self, offset: int, length: int) -> None:
+        """Raises `UnavailableError` for a source that is closed, `UsageError` for a range that is not within it."""
+        if not self._open:
+            raise UnavailableError(f"the source {self._name} is closed")
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise UsageError(f"{length} bytes at {offset} are not within the {self.size} bytes of {self._name}")
+
+    def extents(self, offset: int, length: int) -> Iterator[Extent]:
+        """All of it is data, where nothing tells holes."""
+        self._check(offset, length)
+        return iter([Extent(offset, length, hole=False)] if length else [])

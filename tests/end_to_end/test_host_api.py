@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from livemount.core.errors import ConflictError, DeniedError, NotFoundError, UnsupportedError, UsageError
+from demo.leftovers import workers
+from livemount.core.errors import ConflictError, DeniedError, ExitCode, NotFoundError, UnsupportedError, UsageError
 from livemount.core.machine import Firmware
 from livemount.core.run import in_namespace, run
 from livemount.core.secrets import read_secret, write_secret
@@ -191,3 +192,55 @@ def test_only_the_mounts_address_gets_in(clean_site: Site, host: HostClient) -> 
     finally:
         stranger.kill()
         stranger.wait()
+
+
+def test_an_inspection_says_what_a_mount_would_do(clean_site: Site, host: HostClient, tmp_path: Path) -> None:
+    """Of all disks of a copy, without an address, and with nothing left of it but what was recalled."""
+    host.put_pseudo_disk("one", a_request(clean_site))
+    said = clean_site.ask("inspect", "web02")
+    assert (said["bootable"], said["firmware"]) == (True, "uefi")
+    report = said["report"]
+    assert report["system"].startswith("Debian")
+    assert (report["initrd"], report["kernels"] != []) == ("initramfs-tools", True)
+    edits = {edit["path"]: edit for edit in report["edits"]}
+    (initrd,) = [path for path in edits if path.startswith("/boot/initrd.img-")]
+    assert edits[initrd]["after"] > edits[initrd]["before"] > 0
+    assert "+ExecStop=" in edits["/etc/systemd/system/networking.service.d/livemount.conf"]["diff"]
+    assert 0 < said["recalled"] < said["size"] / 5
+    shown = clean_site.run("mount", "web01", "--dry-run")
+    assert "boots under BIOS" in shown
+    assert initrd in shown
+
+    empty = tmp_path / "empty.raw"
+    with empty.open("wb") as file:
+        file.truncate(8 << 20)
+    shown = clean_site.run("inspect", "--source", f"file://{empty}", code=ExitCode.UNSUPPORTED)
+    assert "does not boot: " in shown
+    assert "no partition table" in shown
+    clean_site.run("inspect", "--source", f"file://{empty}x", code=ExitCode.NOT_FOUND)
+    nothing_but(clean_site, host, "one")
+
+
+def test_an_inspection_that_was_killed_is_taken_away(clean_site: Site, host: HostClient) -> None:
+    host.put_pseudo_disk("one", a_request(clean_site))
+    folder = HostPaths(clean_site.paths.host).mounts
+    inspection = clean_site.start("inspect", "web02")
+    clean_site.wait_for(lambda: len(workers(clean_site.paths)) > 1, "the inspection's pseudo-disk")
+    assert len(list(folder.iterdir())) == 2
+    assert len(host.list_pseudo_disks()) == 1
+    pid = clean_site.service("api")
+    os.kill(pid, signal.SIGKILL)
+    inspection.communicate(timeout=120)
+    assert inspection.returncode == ExitCode.UNAVAILABLE
+    clean_site.wait_for_service("api", pid)
+    clean_site.wait_for(lambda: len(list(folder.iterdir())) == 1, "the inspection to be taken away")
+    nothing_but(clean_site, host, "one")
+
+
+def nothing_but(site: Site, host: HostClient, mount: str) -> None:
+    """No record, worker, pin or export but a mount's."""
+    assert [disk.mount for disk in host.list_pseudo_disks()] == [mount]
+    assert [entry.name for entry in HostPaths(site.paths.host).mounts.iterdir()] == [mount]
+    assert len(workers(site.paths)) == 1
+    repository = Repository.open(site.settings.repository_path, site.settings.repository_password)
+    assert len([pin for pins in repository.pins.all().values() for pin in pins]) == 1

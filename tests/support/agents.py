@@ -1,4 +1,4 @@
-"""Media agents for tests: started as a user would, in a network namespace or here, and killed."""
+"""Media agents for tests: started as a service is, in a network namespace or here, and killed."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from livemount.local_cloud.namespace import call_within
 from livemount.media.agents import AgentUri, read_document
 from livemount.media.certificates import Authority
 from tests.support.foreign import NbdSubject, ResticSubject, free_port
+from tests.support.suspend import suspend
 
 
 class Agents:
@@ -70,11 +71,11 @@ class RunningAgent:
 
     def start(self) -> None:
         """Start it; returns when it answers a client."""
-        words = [sys.executable, "-m", "livemount.cli.main", "agent", "serve", "--config", f"{self.folder}/agent.yaml"]
+        words = [sys.executable, "-m", "livemount.agent", "--config", f"{self.folder}/agent.yaml"]
         with (self.folder / "log").open("ab") as log:
             inside = in_namespace(self._namespace) if self._namespace else []
             self._process = subprocess.Popen([*inside, *words], stderr=log)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while True:
             try:
                 self.status()
@@ -94,10 +95,15 @@ class RunningAgent:
         assert self._process is not None
         self._process.send_signal(number)
 
+    def suspend(self) -> None:
+        """Let it not answer, until SIGCONT."""
+        assert self._process is not None
+        suspend(self._process.pid)
+
     def wait(self) -> None:
         """Wait for its end."""
         assert self._process is not None
-        self._process.wait(30)
+        self._process.wait(60)
 
     def kill(self) -> None:
         """Kill it, if it runs."""
@@ -149,7 +155,7 @@ class AgentSubject(ResticSubject):
 
     def hang(self) -> None:
         assert self._agent is not None
-        self._agent.signal(signal.SIGSTOP)
+        self._agent.suspend()
 
     def go_on(self) -> None:
         assert self._agent is not None

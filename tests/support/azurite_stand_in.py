@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from livemount.core.settings import Settings
+from tests.support.suspend import suspend
 
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -64,7 +65,7 @@ class AzuriteStandIn:
     def hang(self) -> None:
         """Take connections and say nothing, until `go_on`."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        suspend(self._process.pid)
 
     def go_on(self) -> None:
         """Answer again."""

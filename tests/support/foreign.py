@@ -23,6 +23,7 @@ from livemount.media import Source, open_source
 from livemount.media.registry import SourceUri
 from livemount.media.repository import Repository
 from livemount.media.sources.borg import BorgImage
+from tests.support.suspend import suspend
 
 MIB = 1 << 20
 PASSWORD = "correct horse"
@@ -158,6 +159,9 @@ class Subject:
 
     def spoil_credentials(self) -> None:
         """Take wrong credentials from now on (`denied`)."""
+
+    def as_elsewhere(self) -> None:
+        """Take away what this process does in small for the tests, so that another sees the same."""
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -399,7 +403,7 @@ class NbdSubject(Subject):
         # The filter gives the disk under one name only.
         tail = ["--filter=exportname", "file", f"file={disk}", f"exportname={self.export}", "exportname-strict=true"]
         self._server = subprocess.Popen([*words, *self.server_words(), *tail], stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not (pid.exists() and pid.read_text()):  # written when it listens
             assert self._server.poll() is None, "nbdkit has ended"
             assert time.monotonic() < deadline
@@ -414,7 +418,7 @@ class NbdSubject(Subject):
 
     def hang(self) -> None:
         assert self._server is not None
-        self._server.send_signal(signal.SIGSTOP)
+        suspend(self._server.pid)
 
     def go_on(self) -> None:
         assert self._server is not None
@@ -521,7 +525,7 @@ class HttpSubject(Subject):
             }}
         """)
         self._server = subprocess.Popen(["nginx", "-c", configuration, "-e", self.folder / "error.log"])
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
@@ -539,7 +543,7 @@ class HttpSubject(Subject):
 
     def hang(self) -> None:
         assert self._server is not None
-        self._server.send_signal(signal.SIGSTOP)
+        suspend(self._server.pid)
 
     def go_on(self) -> None:
         assert self._server is not None

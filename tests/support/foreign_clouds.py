@@ -267,6 +267,9 @@ class EbsSubject(MotoSubject):
     def spoil_credentials(self) -> None:
         self.write_keys("another", SECRET_KEY)
 
+    def as_elsewhere(self) -> None:
+        ebs.UNIT = self._unit
+
     def close(self) -> None:
         super().close()
         ebs.UNIT = self._unit

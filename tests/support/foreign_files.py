@@ -47,5 +47,8 @@ class FilesSubject(ResticSubject):
     def missing(self) -> str:
         return self.uri.replace("files0", "files1")
 
+    def as_elsewhere(self) -> None:
+        layout.FREE_LEAST = self._free
+
     def close(self) -> None:
         layout.FREE_LEAST = self._free

@@ -31,5 +31,4 @@ class NoStacks:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    settings = Settings()
-    serve(settings.paths(), NoStacks())
+    serve(Settings(), NoStacks())

@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from tests.support.suspend import suspend
+
 ACCESS_KEY = "testing"
 SECRET_KEY = "not-a-secret"
 REGION = "eu-central-1"
@@ -54,7 +56,7 @@ class MotoStandIn:
 
     def hang(self) -> None:
         """Take connections and say nothing, until `go_on`."""
-        self._process.send_signal(signal.SIGSTOP)
+        suspend(self._process.pid)
 
     def go_on(self) -> None:
         """Answer again."""

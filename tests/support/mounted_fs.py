@@ -35,7 +35,7 @@ class MountedFs:
         if self._server.poll() is None:
             os.close(self._control)
             unmount(self.path, force=True)
-            self._server.wait(20)
+            self._server.wait(60)
 
     def __enter__(self) -> Self:
         return self

@@ -14,7 +14,7 @@ from pathlib import Path
 from livemount.core.errors import UnsupportedError
 from livemount.core.machine import Firmware
 from livemount.guest import disk as disks
-from livemount.guest import modules
+from livemount.guest import fstab, modules
 from livemount.guest.api import GuestReport
 from livemount.guest.cpio import Entry, archive, compress
 from livemount.guest.disk import Disk, Partition
@@ -27,6 +27,11 @@ from livemount.guest.tools import HOME_IN_INITRD
 MOUNTABLE = ("ext4", "ext3", "ext2")
 HOME = "/usr/lib/livemount"
 UNITS = "/etc/systemd/system"
+FSTAB = "/etc/fstab"
+NETWORK_WARNINGS = {
+    "NetworkManager": "NetworkManager configures the network: that it keeps the root disk's interface is not tested",
+    "cloud-init": "cloud-init is installed: it may configure the network anew at the first boot in a cloud",
+}
 # What the root file system itself takes, beside the initrds: tools, units, and room to breathe.
 ROOT_SPACE = 32 * 1024 * 1024
 EDITS = {
@@ -48,20 +53,23 @@ class System:
     name: str
     kind: InitrdKind
     initrds: list[Initrd]
+    network: list[str]
+    """What configures its network."""
 
 
 def prepare(job: Job) -> GuestReport | None:
     """Prepare the disk's Linux; `None` when there is none. Raises `UnsupportedError` when it cannot work."""
-    partition = _find_root(job.disk, job.scratch)
-    if partition is None:
+    found = _find_root(job.disk, job.scratch)
+    if found is None:
         return None
+    partition, name = found
     if job.request.firmware not in job.firmware:
         can = " and ".join(firmware.upper() for firmware in job.firmware) or "no firmware"
         raise UnsupportedError(
             f"the guest on {job.disk.path} cannot boot under {job.request.firmware.upper()}: its disk boots under {can}"
         )
     changes = []
-    with _system(job, partition) as system:
+    with _system(job, partition, name) as system:
         kernels = []
         refusals = []
         for initrd in system.initrds:
@@ -73,8 +81,10 @@ def prepare(job: Job) -> GuestReport | None:
                 refusals.append(f"{initrd.path}: {error.message}")
         if not kernels:
             raise UnsupportedError(f"no kernel of {system.name} can boot from iSCSI: {'; '.join(refusals)}")
-        changes += [f"not prepared: {refusal}" for refusal in refusals]
-        changes += _edit(job, system)
+        warnings = [f"not prepared, and will not boot: {refusal}" for refusal in refusals]
+        made, told = _edit(job, system)
+        changes += made
+        warnings += told + [NETWORK_WARNINGS[name] for name in system.network if name in NETWORK_WARNINGS]
     if job.request.firmware == Firmware.UEFI and job.missing_loader is not None:
         disks.add_removable_loader(job.disk, job.missing_loader, job.scratch)
         changes.append(f"ESP: {job.missing_loader} copied to {disks.REMOVABLE_LOADER}")
@@ -85,29 +95,53 @@ def prepare(job: Job) -> GuestReport | None:
         firmware=job.firmware,
         kernels=kernels,
         changes=changes,
+        edits=tuple(system.root.edits),
+        warnings=tuple(warnings),
+        initrd=system.kind.name,
+        network=tuple(system.network),
         seconds=0,
     )
 
 
-FAMILY = Family("linux", prepare)
+def look(disk: Disk, scratch: Path) -> str | None:
+    """What the Linux on a disk calls itself."""
+    found = _find_root(disk, scratch)
+    return found[1] if found is not None else None
 
 
-def _find_root(disk: Disk, scratch: Path) -> Partition | None:
-    """The partition with an installed system; of several, the one whose own fstab says that it is `/`."""
+def name_of(root: Root) -> str | None:
+    """What the Linux in a tree calls itself, by os-release(5); `None` where there is none."""
+    for path in ("/etc/os-release", "/usr/lib/os-release"):
+        # A link there may lead to a /usr that is not mounted.
+        if root.is_file(path):
+            for line in root.read_text(path, 64 * 1024).splitlines():
+                key, _, value = line.partition("=")
+                if key == "PRETTY_NAME":
+                    return "".join(c for c in " ".join(_words(value)) if c.isprintable())[:200]
+            return "Linux"
+    return None
+
+
+FAMILY = Family("linux", prepare, look, name_of)
+
+
+def _find_root(disk: Disk, scratch: Path) -> tuple[Partition, str] | None:
+    """The partition with an installed system, and its name; of several, the one whose own fstab says that it is `/`."""
     candidates = []
     folder = scratch / "look"
     folder.mkdir()
     for partition in disk.partitions:
         if partition.filesystem in MOUNTABLE:
             with mounted(disk, partition, folder, writable=False) as tree, Root.at(tree) as root:
-                if root.is_folder("/etc") and _os_release(root) is not None:
-                    own = any(disk.named(name) == partition for name, place in _fstab(root) if place == "/")
-                    candidates.append((not own, partition.number, partition))
-    return min(candidates)[2] if candidates else None
+                name = name_of(root) if root.is_folder("/etc") else None
+                if name is not None:
+                    own = any(disk.named(entry.device) == partition for entry in _fstab(root) if entry.place == "/")
+                    candidates.append((not own, partition.number, partition, name))
+    return min(candidates)[2:] if candidates else None
 
 
 @contextmanager
-def _system(job: Job, partition: Partition) -> Iterator[System]:
+def _system(job: Job, partition: Partition, name: str) -> Iterator[System]:
     """Mount the tree with its separate /boot and /usr, and look at it."""
     folder = job.scratch / "root"
     folder.mkdir()
@@ -115,10 +149,10 @@ def _system(job: Job, partition: Partition) -> Iterator[System]:
     with ExitStack() as stack:
         stack.enter_context(mounted(job.disk, partition, folder, writable=True))
         root = stack.enter_context(Root.at(folder))
-        for name, place in _fstab(root):
-            if place in ("/boot", "/usr"):
-                _mount_part(job.disk, root, name, place)
-        yield _look(root, partition)
+        for entry in _fstab(root):
+            if entry.place in ("/boot", "/usr"):
+                _mount_part(job.disk, root, entry.device, entry.place)
+        yield _installed(root, partition, name)
     descriptor = os.open(job.disk.path, os.O_RDWR)
     try:
         os.fsync(descriptor)
@@ -136,28 +170,15 @@ def _mount_part(disk: Disk, root: Root, name: str, place: str) -> None:
         mount_inside(disk, partition, descriptor)
 
 
-def _look(root: Root, partition: Partition) -> System:
-    name = _os_release(root) or "Linux"
+def _installed(root: Root, partition: Partition, name: str) -> System:
     for kind in KINDS:
         initrds = kind.find(root)
         if initrds:
-            return System(root, partition, name, kind, initrds)
+            return System(root, partition, name, kind, initrds, _network(root))
     tools = ", ".join(kind.name for kind in KINDS)
     raise UnsupportedError(
         f"{name} has no initrd that can be prepared: none of an installed kernel in /boot made by {tools}"
     )
-
-
-def _os_release(root: Root) -> str | None:
-    for path in ("/etc/os-release", "/usr/lib/os-release"):
-        # A link there may lead to a /usr that is not mounted.
-        if root.is_file(path):
-            for line in root.read_text(path, 64 * 1024).splitlines():
-                key, _, value = line.partition("=")
-                if key == "PRETTY_NAME":
-                    return "".join(c for c in " ".join(_words(value)) if c.isprintable())[:200]
-            return "Linux"
-    return None
 
 
 def _words(text: str) -> list[str]:
@@ -167,28 +188,37 @@ def _words(text: str) -> list[str]:
         return [text]
 
 
-def _fstab(root: Root) -> list[tuple[str, str]]:
-    """What is mounted where, in order."""
-    if not root.is_file("/etc/fstab"):
-        return []
-    lines = (line.split() for line in root.read_text("/etc/fstab").splitlines())
-    return [(words[0], words[1]) for words in lines if len(words) >= 3 and not words[0].startswith("#")]
+def _fstab(root: Root) -> list[fstab.Entry]:
+    return fstab.parse(root.read_text(FSTAB)) if root.is_file(FSTAB) else []
 
 
-def _name_by_uuid(disk: Disk, root: Root) -> bool:
-    """Let the fstab find its file systems under any hypervisor; whether anything had to change."""
-    if not root.is_file("/etc/fstab"):
-        return False
-    lines = []
-    text = root.read("/etc/fstab", 1024 * 1024).decode(errors="surrogateescape")
-    for line in text.splitlines(keepends=True):
-        device = line.split(maxsplit=1)[0] if line.strip() else ""
-        partition = disk.named(device) if device.startswith("/dev/") else None
-        if partition is not None and partition.uuid is not None:
-            line = line.replace(device, f"UUID={partition.uuid}", 1)
-        lines.append(line)
-    changed = "".join(lines)
-    return changed != text and root.write("/etc/fstab", changed.encode(errors="surrogateescape"))
+def _mend_fstab(job: Job, root: Root) -> tuple[list[str], list[str]]:
+    """Changes and warnings."""
+    if not root.is_file(FSTAB):
+        return [], []
+    # Bytes of it that are no text stay as they are.
+    text = root.read(FSTAB, 1024 * 1024).decode(errors="surrogateescape")
+    mended = fstab.mend(text, job.disk, job.others)
+    root.write(FSTAB, mended.text.encode(errors="surrogateescape"))
+    return [f"{FSTAB}: {change}" for change in mended.changes], [f"{FSTAB}: {text}" for text in mended.warnings]
+
+
+def _network(root: Root) -> list[str]:
+    """What configures the guest's network, as far as its files tell."""
+    found = []
+    if any(
+        "systemd-networkd.service" in root.names(f"{UNITS}/{place}.target.wants") for place in ("multi-user", "sysinit")
+    ):
+        found.append("networkd")
+    if "NetworkManager.service" in root.names(f"{UNITS}/multi-user.target.wants"):
+        found.append("NetworkManager")
+    if root.is_file("/etc/network/interfaces") and (root.is_file("/sbin/ifup") or root.is_file("/usr/sbin/ifup")):
+        found.append("ifupdown")
+    if any(name.endswith(".yaml") for name in root.names("/etc/netplan")):
+        found.append("netplan")
+    if root.is_file("/etc/cloud/cloud.cfg"):
+        found.append("cloud-init")
+    return found
 
 
 def _file(name: str) -> bytes:
@@ -233,8 +263,8 @@ def _prepare_initrd(job: Job, root: Root, initrd: Initrd) -> bool:
     return True
 
 
-def _edit(job: Job, system: System) -> list[str]:
-    """Write our files into the root file system; one line for each thing that changed."""
+def _edit(job: Job, system: System) -> tuple[list[str], list[str]]:
+    """Write our files into the root file system; a line for each change, and one for each thing that will not work."""
     root = system.root
     if not any(root.is_file(path) for path in ("/lib/systemd/systemd", "/usr/lib/systemd/systemd")):
         raise UnsupportedError(f"{system.name} is not started by systemd")
@@ -249,8 +279,8 @@ def _edit(job: Job, system: System) -> list[str]:
     changes += [path for path, (name, mode) in EDITS.items() if root.write(path, _file(name), mode)]
     if root.link(f"{UNITS}/sysinit.target.wants/livemount-network.service", "../livemount-network.service"):
         changes.append("the interface of the root disk keeps its address while the guest runs")
-    if _name_by_uuid(job.disk, root):
-        changes.append("/etc/fstab: names file systems by UUID")
+    mended, warnings = _mend_fstab(job, root)
+    changes += mended
     if system.kind.keep(root):
         changes.append(f"{system.kind.name} keeps the iSCSI login in initrds made anew")
     if job.request.up_url is not None:
@@ -262,4 +292,4 @@ def _edit(job: Job, system: System) -> list[str]:
         ]
         if any(said):
             changes.append(f"livemount-up.service asks {job.request.up_url} at multi-user")
-    return changes
+    return changes, warnings

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from livemount.core.errors import CorruptError, UnsupportedError
+from livemount.guest.api import Edit, EditKind
 from livemount.guest.cpio import MAGICS, TRAILER, Entry, archive, read
 from livemount.guest.rooted import Root
 from livemount.guest.tools import HOME_IN_INITRD
@@ -116,6 +117,9 @@ def append(root: Root, path: str, original: int, base: bytes, kernel: bytes, dig
         file.flush()
         os.fsync(descriptor)
     root.remove(journal)
+    root.edits = [edit for edit in root.edits if edit.path != journal]
+    size = original + len(payload)
+    root.edits.append(Edit(path=path, kind=EditKind.CHANGED, before=have, after=size))
 
 
 def journal_of(path: str) -> str:

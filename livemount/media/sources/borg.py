@@ -32,7 +32,7 @@ from livemount.core.run import run
 from livemount.core.secrets import read_secret
 from livemount.media.child import Child, confined
 from livemount.media.registry import SourceUri
-from livemount.media.source import Extent, Source
+from livemount.media.source import RangeSource, Source
 
 SCHEMES = ("borg",)
 CHUNK = 1 << 20
@@ -132,7 +132,7 @@ class Borg:
         return CorruptError(message)
 
 
-class BorgImage:
+class BorgImage(RangeSource):
     """A `Source` over a file of an archive."""
 
     def __init__(self, borg: Borg, archive: str, path: str) -> None:
@@ -141,7 +141,6 @@ class BorgImage:
         self._path = path
         self._name = f"{path} of {borg.repository}::{archive}"
         self._id = borg.archive_id(archive)
-        self._open = True
         # Held while borg is mounted and read: it does one thing at a time, and who met a bad chunk must be known.
         self._turn = threading.Lock()
         self._child: Child | None = None
@@ -169,17 +168,6 @@ class BorgImage:
     def chunk_size(self) -> int:
         """1 MiB."""
         return CHUNK
-
-    def extents(self, offset: int, length: int) -> Iterator[Extent]:
-        """All of it is data: borg does not tell holes."""
-        self._check(offset, length)
-        return iter([Extent(offset, length, hole=False)] if length else [])
-
-    def _check(self, offset: int, length: int) -> None:
-        if not self._open:
-            raise UnavailableError(f"the source {self._name} is closed")
-        if offset < 0 or length < 0 or offset + length > self.size:
-            raise UsageError(f"{length} bytes at {offset} are not within the {self.size} bytes of {self._name}")
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes, checked by borg."""

@@ -28,7 +28,7 @@ from livemount.core.errors import (
 )
 from livemount.media.aws import code_of, make_client, patiently, told
 from livemount.media.registry import SourceUri
-from livemount.media.source import Extent, Source
+from livemount.media.source import Extent, RangeSource, Source
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -52,7 +52,7 @@ READERS = 16
 """Threads for reads of several blocks."""
 
 
-class EbsSnapshot:
+class EbsSnapshot(RangeSource):
     """A `Source` over a snapshot."""
 
     def __init__(self, client: Any, uri: SourceUri) -> None:
@@ -60,7 +60,6 @@ class EbsSnapshot:
         self._id = uri.path.name
         self._name = f"EBS snapshot {self._id}"
         self._region, self._endpoint = uri.host, uri.options.get("endpoint", "")
-        self._open = True
         self._windows: OrderedDict[int, tuple[float, dict[int, str]]] = OrderedDict()
         self._listing: dict[int, threading.Lock] = {}
         self._lock = threading.Lock()
@@ -83,12 +82,6 @@ class EbsSnapshot:
     def chunk_size(self) -> int:
         """The API's block: 512 KiB."""
         return max(4096, self._block)
-
-    def _check(self, offset: int, length: int) -> None:
-        if not self._open:
-            raise UnavailableError(f"the source {self._name} is closed")
-        if offset < 0 or length < 0 or offset + length > self._size:
-            raise UsageError(f"{length} bytes at {offset} are not within the {self._size} bytes of {self._name}")
 
     def _call(self, operation: Any, **words: Any) -> dict[str, Any]:
         with told(self._name, self._meaning):

@@ -21,13 +21,13 @@ from livemount.core.errors import (
     UsageError,
 )
 from livemount.media.registry import SourceUri
-from livemount.media.source import Extent, Source
+from livemount.media.source import Extent, RangeSource, Source
 
 SCHEMES = ("file",)
 CHUNK = 64 << 10
 
 
-class RawImage:
+class RawImage(RangeSource):
     """A `Source` over a raw image."""
 
     def __init__(self, path: Path) -> None:
@@ -38,7 +38,7 @@ class RawImage:
             self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise read_error(path, error) from error
-        self._open = True
+        self._name = str(self._path)
         self._facts = self._look()
         size = self._facts[1]
         if size == 0 or size % 512:
@@ -53,10 +53,7 @@ class RawImage:
         return status.st_ino, status.st_size, status.st_mtime_ns
 
     def _check(self, offset: int, length: int) -> None:
-        if not self._open:
-            raise UnavailableError(f"the source {self._path} is closed")
-        if offset < 0 or length < 0 or offset + length > self.size:
-            raise UsageError(f"{length} bytes at {offset} are not within the {self.size} bytes of {self._path}")
+        super()._check(offset, length)
         if self._look() != self._facts:
             raise CorruptError(
                 f"{self._path} was changed while it was in use", hint="back it up and mount the copy instead"

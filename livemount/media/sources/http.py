@@ -31,7 +31,7 @@ from livemount.core.errors import (
     UsageError,
 )
 from livemount.core.secrets import read_secret
-from livemount.media.source import Extent, Source
+from livemount.media.source import RangeSource, Source
 
 if TYPE_CHECKING:
     import httpx
@@ -103,7 +103,7 @@ class Version:
         return {"If-Match": self.etag} if self.strong else {"If-Unmodified-Since": self.modified}
 
 
-class HttpObject:
+class HttpObject(RangeSource):
     """A `Source` over an object."""
 
     headers: Mapping[str, str] = {}
@@ -113,7 +113,6 @@ class HttpObject:
         self._url = url
         self._credentials = credentials
         self._client = client
-        self._open = True
         self._name = f"{url.scheme}://{url.netloc.decode()}{url.path}"
         self.version = self._first_look()
         """The version that is read."""
@@ -153,17 +152,6 @@ class HttpObject:
     def chunk_size(self) -> int:
         """256 KiB."""
         return CHUNK
-
-    def _check(self, offset: int, length: int) -> None:
-        if not self._open:
-            raise UnavailableError(f"the source {self._name} is closed")
-        if offset < 0 or length < 0 or offset + length > self.size:
-            raise UsageError(f"{length} bytes at {offset} are not within the {self.size} bytes of {self._name}")
-
-    def extents(self, offset: int, length: int) -> Iterator[Extent]:
-        """All of it is data: HTTP knows no holes."""
-        self._check(offset, length)
-        return iter([Extent(offset, length, hole=False)] if length else [])
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes."""

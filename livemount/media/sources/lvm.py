@@ -11,7 +11,6 @@ import os
 import re
 import stat
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from livemount.core.errors import (
     UsageError,
 )
 from livemount.media.registry import SourceUri
-from livemount.media.source import Extent, Source
+from livemount.media.source import RangeSource, Source
 from livemount.media.sources.file import read_error, read_exactly
 
 SCHEMES = ("lvm",)
@@ -105,18 +104,18 @@ def _is_used(path: str) -> bool:
     return False
 
 
-class LogicalVolume:
+class LogicalVolume(RangeSource):
     """A `Source` over a volume's device."""
 
     def __init__(self, group: str, volume: str) -> None:
         facts = look(group, volume)
         check(facts)
         self._path = Path(facts["lv_path"])
+        self._name = str(self._path)
         try:
             self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise read_error(self._path, error) from error
-        self._open = True
         size = os.lseek(self._descriptor, 0, os.SEEK_END)
         if not stat.S_ISBLK(os.fstat(self._descriptor).st_mode) or size != int(facts["lv_size"]) or size % 512:
             self.close()
@@ -138,17 +137,6 @@ class LogicalVolume:
     def chunk_size(self) -> int:
         """64 KiB."""
         return CHUNK
-
-    def _check(self, offset: int, length: int) -> None:
-        if not self._open:
-            raise UnavailableError(f"the source {self._path} is closed")
-        if offset < 0 or length < 0 or offset + length > self._size:
-            raise UsageError(f"{length} bytes at {offset} are not within the {self._size} bytes of {self._path}")
-
-    def extents(self, offset: int, length: int) -> Iterator[Extent]:
-        """All of it is data: a block device knows no holes."""
-        self._check(offset, length)
-        return iter([Extent(offset, length, hole=False)] if length else [])
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes."""

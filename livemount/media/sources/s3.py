@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from livemount.core.errors import (
 )
 from livemount.media.aws import code_of, make_client, patiently, status_of, told
 from livemount.media.registry import SourceUri
-from livemount.media.source import Extent, Source
+from livemount.media.source import RangeSource, Source
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -35,13 +34,12 @@ LONGEST_ANSWER = 60.0
 """Seconds for one answer, however steadily it trickles."""
 
 
-class S3Object:
+class S3Object(RangeSource):
     """A `Source` over an object."""
 
     def __init__(self, client: Any, uri: SourceUri) -> None:
         version, self._region, self._endpoint, _ = uri.require(optional=OPTIONS)
         self._client = client
-        self._open = True
         self._asked = {"Bucket": uri.host, "Key": str(uri.path)[1:]} | ({"VersionId": version} if version else {})
         self._name = f"s3://{uri.host}{uri.path}"
         self._size = -1
@@ -75,17 +73,6 @@ class S3Object:
     def chunk_size(self) -> int:
         """256 KiB."""
         return CHUNK
-
-    def _check(self, offset: int, length: int) -> None:
-        if not self._open:
-            raise UnavailableError(f"the source {self._name} is closed")
-        if offset < 0 or length < 0 or offset + length > self._size:
-            raise UsageError(f"{length} bytes at {offset} are not within the {self._size} bytes of {self._name}")
-
-    def extents(self, offset: int, length: int) -> Iterator[Extent]:
-        """All of it is data: S3 knows no holes."""
-        self._check(offset, length)
-        return iter([Extent(offset, length, hole=False)] if length else [])
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes."""

@@ -121,6 +121,8 @@ pub struct PySnapshot {
     tags: Vec<String>,
     paths: Vec<String>,
     description: Option<String>,
+    /// Bytes that it added to the repository, where that is told.
+    added: Option<u64>,
 }
 
 /// What a backup did.
@@ -172,6 +174,7 @@ impl PyRepository {
                 tags: (&file.tags).into_iter().cloned().collect(),
                 paths: (&file.paths).into_iter().cloned().collect(),
                 description: file.description,
+                added: file.summary.map(|summary| summary.data_added_packed),
             })
             .collect();
         Ok((good, found.bad.into_iter().map(|error| error.message).collect()))

@@ -178,14 +178,15 @@ impl Store {
         };
         let now = SystemTime::now();
         for entry in entries {
-            let entry = entry.map_err(fail)?;
-            let age = entry
-                .metadata()
-                .and_then(|metadata| metadata.modified())
-                .map(|time| now.duration_since(time).unwrap_or_default())
-                .map_err(fail)?;
-            if age > STALE {
-                fs::remove_file(entry.path()).map_err(fail)?;
+            let path = entry.map_err(fail)?.path();
+            // Writers at the same time rename theirs, and clean up as well.
+            let gone = |error: io::Error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(fail(error)) };
+            match fs::metadata(&path).and_then(|metadata| metadata.modified()) {
+                Ok(time) if now.duration_since(time).unwrap_or_default() > STALE => {
+                    fs::remove_file(&path).or_else(gone)?;
+                }
+                Ok(_) => {}
+                Err(error) => gone(error)?,
             }
         }
         Ok(())

@@ -57,7 +57,7 @@ class Bench:
     def stop(self) -> None:
         """End nginx."""
         self.nginx.terminate()
-        self.nginx.wait(30)
+        self.nginx.wait(60)
         if self.nginx.stderr:
             self.nginx.stderr.close()
 
@@ -175,7 +175,7 @@ def test_requests_are_seen(bench: Bench) -> None:
     bench.get("/boot", FIRST)
     bench.get("/up", FIRST)
     # nginx writes a request down after it has answered it.
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while len(bench.boot.requests(FIRST, since)) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
     seen = [(request.kind, request.status) for request in bench.boot.requests(FIRST, since)]

@@ -220,7 +220,7 @@ def test_a_pipe_gets_lines_and_programs_get_json(world: World) -> None:
     assert known["disk"]["stats"] == mount["stats"]
     for process in (lines, looks):
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     world.stop_api(api)
 
 

@@ -71,7 +71,7 @@ def test_an_agent_runs_and_leaves_nothing(spec: AgentSpec, authority: Authority,
 
     # Killed, it is started again.
     os.kill(before, signal.SIGKILL)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         try:
             assert source.read(0, 65536) == content[:65536]
@@ -101,7 +101,7 @@ def test_an_agent_runs_and_leaves_nothing(spec: AgentSpec, authority: Authority,
 
 
 def _opened(uri: str) -> Source:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         try:
             return open_source(uri, None)

@@ -82,7 +82,7 @@ def test_the_real_services_serve_a_disk_and_leave_nothing(spec: HostSpec, tmp_pa
     remove(spec)
 
     # Their parent has ended too, and process 1 collects them when it gets to it, or never: a zombie has no words.
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while left := {pid: words for pid in workers | set(before.values()) if (words := _words(pid))}:
         assert time.monotonic() < deadline, left
         time.sleep(0.1)

@@ -37,7 +37,7 @@ def make_source(path: Path, size: int = 48 * MIB) -> bytes:
     return b"".join(parts)
 
 
-def wait_for(condition: Callable[[], object], timeout: float = 20) -> None:
+def wait_for(condition: Callable[[], object], timeout: float = 60) -> None:
     """Wait until a condition is true."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -89,7 +89,7 @@ class Host:
     def worker(self, id: str, directory: Path | None = None) -> int:
         """The process id of a disk's worker."""
         files = DiskFiles(directory or self.paths.mounts / id)
-        return int(protocol.call(files.control, {"call": "descriptor"}, timeout=5))
+        return int(protocol.call(files.control, {"call": "descriptor"}, timeout=60))
 
     def kill_worker(self, id: str, directory: Path | None = None) -> None:
         """Kill a disk's worker once it runs."""

@@ -28,7 +28,6 @@ class Load:
         self.model = model
         self.problems: list[str] = []
         self.operations = 0
-        self.slowest = 0.0
         self._path = path
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(self.THREADS)]
@@ -57,7 +56,6 @@ class Load:
             while not self._stop.is_set():
                 offset = number * part + chance.randrange(part - 70000)
                 length = chance.choice([100, 512, 4096, 65536])
-                started = time.monotonic()
                 match chance.randrange(8):
                     case 0:
                         os.fsync(file)
@@ -70,7 +68,6 @@ class Load:
                         os.posix_fadvise(file, offset, length, os.POSIX_FADV_DONTNEED)
                         if os.pread(file, length, offset) != self.model[offset : offset + length]:
                             self.problems.append(f"mismatch at {offset}")
-                self.slowest = max(self.slowest, time.monotonic() - started)
                 self.operations += 1
         except OSError as error:
             self.problems.append(str(error))
@@ -86,7 +83,6 @@ def test_killed_workers_are_not_noticed(host: Host, tmp_path: Path) -> None:
             host.kill_worker("m")
             load.go_on()
     assert load.problems == []
-    assert load.slowest < 5
     assert state.path.read_bytes() == model
     wait_for(lambda: host.client.state("m").stats.worker_restarts == 8)
 

@@ -20,6 +20,7 @@ from livemount.core.run import run
 from livemount.driver.client import DriverClient
 from livemount.driver.mounting import MAX_DIRTY
 from tests.integration.driver.conftest import MIB, Host, make_source, wait_for
+from tests.support.suspend import suspend
 
 pytestmark = pytest.mark.integration
 
@@ -316,7 +317,7 @@ def test_space_made_in_time_loses_nothing(host: Host, tmp_path: Path, small: Pat
             assert os.pread(file.fileno(), MIB, 9 * MIB) == model[9 * MIB : 10 * MIB]
             assert outcome == []
             (small / "ballast").unlink()
-            flusher.join(20)
+            flusher.join(60)
             assert outcome == ["flushed"]
         host.kill()
         host.kill_worker("m", small / "m")
@@ -351,7 +352,7 @@ def test_destroy_does_not_write_what_is_in_the_page_cache(host: Host, tmp_path: 
         for at in range(0, 8 * MIB, MIB):
             os.pwrite(file, b"d" * MIB, at)
         # Nobody could write them now.
-        os.kill(host.worker("m"), signal.SIGSTOP)
+        suspend(host.worker("m"))
         host.client.destroy("m")
         assert (host.mounts(), host.processes()) == ([], [])
         with pytest.raises(OSError, match=r"not connected|Input/output|connection abort"):
@@ -409,7 +410,7 @@ def test_slow_source_does_not_hold_up_hits(host: Host, tmp_path: Path) -> None:
         os.pwrite(file.fileno(), b"hit" * 4096, 0)
         # The source of `inner` is `outer`; stopping outer's worker stalls every recall of inner.
         pid = host.worker("outer")
-        os.kill(pid, 19)
+        suspend(pid)
         waiting = [
             threading.Thread(target=os.pread, args=(file.fileno(), 4096, MIB + at * 65536), daemon=True)
             for at in range(12)
@@ -423,9 +424,9 @@ def test_slow_source_does_not_hold_up_hits(host: Host, tmp_path: Path) -> None:
             os.pwrite(file.fileno(), b"x" * 4096, 3 * MIB)
             os.fsync(file.fileno())
         finally:
-            os.kill(pid, 18)
+            os.kill(pid, signal.SIGCONT)
         for thread in waiting:
-            thread.join(20)
+            thread.join(60)
             assert not thread.is_alive()
         assert os.pread(file.fileno(), MIB, MIB) == model[MIB : 2 * MIB]
     host.client.destroy("inner")

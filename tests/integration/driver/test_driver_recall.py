@@ -108,7 +108,7 @@ def test_io_is_held_while_the_source_is_away(host: Host, tmp_path: Path) -> None
         assert os.pread(file.fileno(), 4096, 6 * MIB) == bytes(4096)
         assert reader.is_alive()
         (tmp_path / "away").rename(image)
-        reader.join(20)
+        reader.join(60)
         assert found == [model[3 * MIB : 3 * MIB + 4096]]
     assert host.client.state("m").stats.read_errors == 0
 
@@ -133,7 +133,7 @@ def test_an_end_does_not_wait_for_a_source_that_is_away(host: Host, tmp_path: Pa
     log = DiskFiles(host.paths.mounts / "m").log
     wait_for(lambda: "recall of" in log.read_text())
     host.client.destroy("m")
-    reader.join(20)
+    reader.join(60)
     assert len(failures) == 1
     assert (host.mounts(), host.processes()) == ([], [])
 

@@ -15,12 +15,13 @@ import pytest
 
 from demo.guest import ROOT_START, build_guest
 from livemount.core.errors import LivemountError, NotFoundError, UnsupportedError, UsageError
-from livemount.core.machine import Firmware
+from livemount.core.machine import Firmware, MachineDescription
 from livemount.core.run import run
 from livemount.core.settings import Settings
-from livemount.guest.api import GuestRequest
+from livemount.guest.api import EditKind, GuestRequest
 from livemount.guest.initrd.segments import MARK_LENGTH, read_mark
 from livemount.guest.prepare import prepare
+from livemount.guest.system import described, system_of
 from livemount.guest.tools import GuestTools, fetch
 
 pytestmark = pytest.mark.integration
@@ -112,11 +113,64 @@ def test_a_guest_is_prepared_once(disk: Path, tools: GuestTools, tmp_path: Path)
     wants = debugfs(disk, "ls -l /etc/systemd/system/multi-user.target.wants")
     assert "livemount-up.service" in wants
 
+    edits = {edit.path: edit for edit in report.edits}
+    assert len(edits) == len(report.edits)
+    assert (edits[path].kind, edits[path].before, edits[path].after) == (EditKind.CHANGED, len(before), len(after))
+    assert edits["/usr/lib/livemount/up.url"].diff.splitlines()[-1] == "+http://192.0.2.1/up"
+    assert (report.initrd, report.network, report.warnings) == ("initramfs-tools", ("ifupdown",), ())
+
     again = prepare(disk, request, tools)
-    assert again.changes == []
+    assert (again.changes, again.edits) == ([], ())
     assert again.kernels == report.kernels
     assert cat(disk, path, tmp_path) == after
     run("e2fsck", "-fn", f"{disk}?offset={ROOT_START}")
+
+
+def test_what_a_system_calls_itself_is_told_without_a_write(built: Path, tmp_path: Path) -> None:
+    before = built.stat().st_mtime_ns
+    assert system_of(built).startswith("Debian GNU/Linux 12")
+    device = run("losetup", "--find", "--show", "--read-only", built).stdout.strip()
+    try:
+        assert system_of(Path(device)).startswith("Debian GNU/Linux 12")
+    finally:
+        run("losetup", "--detach", device)
+    assert built.stat().st_mtime_ns == before
+    nothing_left(built)
+    (tmp_path / "etc").mkdir()
+    assert system_of(tmp_path) == ""
+    (tmp_path / "etc/os-release").write_text("ID=x\nPRETTY_NAME='An \x1b[1m OS'\n")
+    assert system_of(tmp_path) == "An [1m OS"
+    (tmp_path / "no.raw").write_bytes(bytes(MIB))
+    with pytest.raises(UnsupportedError, match="no partition table"):
+        system_of(tmp_path / "no.raw")
+    machine = MachineDescription(cpus=3)
+    assert described(machine, tmp_path / "no.raw") == machine
+    assert described(machine, "nbd://host/web01") == machine
+    assert described(machine, tmp_path) == MachineDescription(cpus=3, system="An [1m OS")
+    assert described(MachineDescription(system="mine"), tmp_path).system == "mine"
+
+
+def test_fstab_names_what_is_there(disk: Path, tools: GuestTools, tmp_path: Path) -> None:
+    """What is on a further disk waits for the network; what is on none does not hold the boot."""
+    data = tmp_path / "data.raw"
+    with data.open("wb") as file:
+        file.truncate(16 * MIB)
+    run("mke2fs", "-q", "-t", "ext4", "-U", "5b2f6d3e-0000-4000-8000-000000000001", data)
+    old = cat(disk, "/etc/fstab", tmp_path).decode()
+    (tmp_path / "fstab").write_text(
+        f"{old}UUID=5b2f6d3e-0000-4000-8000-000000000001 /data ext4 defaults 0 2\n/dev/sdq1 none swap sw 0 0\n"
+    )
+    debugfs(disk, "rm /etc/fstab", f"write {tmp_path}/fstab /etc/fstab")
+    request = GuestRequest(firmware=Firmware.BIOS, other_disks=(data,))
+    report = prepare(disk, request, tools)
+    assert cat(disk, "/etc/fstab", tmp_path).decode().splitlines()[-2:] == [
+        "UUID=5b2f6d3e-0000-4000-8000-000000000001 /data ext4 _netdev 0 2",
+        "/dev/sdq1 none swap sw,nofail,x-systemd.device-timeout=10s 0 0",
+    ]
+    assert report.warnings == ("/etc/fstab: swap is on /dev/sdq1, which is in no disk of the copy: it will be missing",)
+    (edit,) = [edit for edit in report.edits if edit.path == "/etc/fstab"]
+    assert "-/dev/sdq1 none swap sw 0 0" in edit.diff.splitlines()
+    assert prepare(disk, request, tools).changes == []
 
 
 def test_an_interrupted_append_is_done_again(disk: Path, tools: GuestTools, tmp_path: Path) -> None:
@@ -303,12 +357,12 @@ def test_a_killed_preparation_leaves_nothing(disk: Path, tools: GuestTools, tmp_
         assert worker.stdin
         worker.stdin.write(json.dumps(job))
         worker.stdin.close()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not run("losetup", "--associated", disk).stdout:
             assert worker.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < deadline
         worker.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while run("losetup", "--associated", disk).stdout:
         assert time.monotonic() < deadline, "the loop device stays"
         time.sleep(0.05)

@@ -22,6 +22,7 @@ from livemount.local_cloud.api import Interface, InterfaceSpec, Machine, Network
 from livemount.local_cloud.cloud import QemuCloud
 from livemount.local_cloud.console import Console
 from livemount.local_cloud.interface import open_tap
+from tests.support.suspend import suspend
 
 if TYPE_CHECKING:
     from tests.integration.local_cloud.conftest import Site
@@ -141,7 +142,7 @@ def test_killed_machine_is_seen_and_can_be_made_again(site: Site) -> None:
     assert machine is not None
     first = pid_of(machine)
     os.kill(first, signal.SIGKILL)
-    assert process.wait(process.with_word(f"guest={machine.control_socket.parent}"), 5)
+    assert process.wait(process.with_word(f"guest={machine.control_socket.parent}"), 60)
     assert site.cloud.read_machine("web01") is None
     again = site.cloud.create_machine(site.machine)
     assert pid_of(again) != first
@@ -152,7 +153,7 @@ def test_machine_that_does_not_answer_is_removed(site: Site) -> None:
     site.make()
     machine = site.cloud.read_machine("web01")
     assert machine is not None
-    os.kill(pid_of(machine), signal.SIGSTOP)
+    suspend(pid_of(machine))
     site.cloud.delete_machine("web01", wait=0)
     assert process.find(process.with_word(f"guest={machine.control_socket.parent}")) == []
 

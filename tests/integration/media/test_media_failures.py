@@ -91,7 +91,7 @@ def failing_image(folder: Path, size: int) -> Iterator[Path]:
     server = f"nbdkit --exit-with-parent --filter=error memory {size} error-pread=EIO error-pread-rate=100%"
     with subprocess.Popen(["nbdfuse", image, "[", *server.split(), "]"], stdout=subprocess.DEVNULL) as process:
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while image.stat().st_size != size:
                 assert process.poll() is None
                 assert time.monotonic() < deadline

@@ -6,8 +6,9 @@ import random
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -49,6 +50,8 @@ from tests.support.foreign_images import (
 from tests.support.foreign_lvm import LvsStandInSubject
 
 pytestmark = pytest.mark.integration
+
+Answer = TypeVar("Answer")
 
 SUBJECTS: dict[str, type[Subject]] = {
     "file": FileSubject,
@@ -102,6 +105,17 @@ def impatient(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "PATIENCE", subject.patience)
         monkeypatch.setattr(module, "CONNECT_PATIENCE", subject.patience)
     monkeypatch.setattr(aws, "ATTEMPTS", 1)
+
+
+def patiently(call: Callable[[], Answer]) -> Answer:
+    """The answer of a server that is well: on a busy machine it may not come in the time of the impatient."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return call()
+        except (UnavailableError, NotFoundError):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def each(what: str = "") -> pytest.MarkDecorator:
@@ -172,7 +186,8 @@ def test_extents_are_whole_and_their_holes_are_zero(subject: Subject) -> None:
         assert sum(extent.length for extent in found) == length
         for extent in found:
             assert extent.length > 0
-            assert not (extent.hole and any(content[extent.offset : extent.offset + extent.length]))
+            end = extent.offset + extent.length
+            assert not extent.hole or content.count(0, extent.offset, end) == extent.length
     assert list(source.extents(MIB, 0)) == []
     holes = sum(extent.length for extent in source.extents(0, source.size) if extent.hole)
     assert holes >= (MIB if "holes" in subject.can else 0)
@@ -229,9 +244,9 @@ def test_wrong_credentials_are_refused(subject: Subject) -> None:
 
 @each("away")
 def test_a_source_that_is_away_is_read_when_it_is_back(subject: Subject, impatient: None) -> None:
-    source, content = subject.open(), subject.content
+    source, content = patiently(subject.open), subject.content
     identity = source.identity
-    assert source.read(0, 4096) == content[:4096]
+    assert patiently(lambda: source.read(0, 4096)) == content[:4096]
     subject.stop()
     for _ in range(3):
         # All of it: chunks are cut by content, so the one read above may be a large part of the disk.
@@ -240,15 +255,8 @@ def test_a_source_that_is_away_is_read_when_it_is_back(subject: Subject, impatie
     with pytest.raises((UnavailableError, NotFoundError)):
         subject.open()
     subject.start()
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            assert source.read(2 * MIB, MIB) == content[2 * MIB : 3 * MIB]
-            break
-        except (UnavailableError, NotFoundError):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-    again = subject.open()
+    assert patiently(lambda: source.read(2 * MIB, MIB)) == content[2 * MIB : 3 * MIB]
+    again = patiently(subject.open)
     assert (again.identity, again.size) == (identity, source.size)
     again.close()
     source.close()
@@ -256,7 +264,7 @@ def test_a_source_that_is_away_is_read_when_it_is_back(subject: Subject, impatie
 
 @each("hang")
 def test_a_source_that_says_nothing_is_unavailable(subject: Subject, impatient: None) -> None:
-    source, content = subject.open(), subject.content
+    source, content = patiently(subject.open), subject.content
     subject.hang()
     found: list[LivemountError] = []
 
@@ -276,14 +284,7 @@ def test_a_source_that_says_nothing_is_unavailable(subject: Subject, impatient: 
     with pytest.raises(UnavailableError):
         subject.open()
     subject.go_on()
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            assert source.read(MIB, MIB) == content[MIB : 2 * MIB]
-            break
-        except UnavailableError:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    assert patiently(lambda: source.read(MIB, MIB)) == content[MIB : 2 * MIB]
     source.close()
 
 
@@ -295,7 +296,7 @@ def test_a_source_that_is_too_busy_is_asked_again(subject: Subject, monkeypatch:
     found: list[bytes] = []
     reader = threading.Thread(target=lambda: found.append(source.read(0, 4096)))
     reader.start()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while subject.refused_as_busy() < 2:
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -107,7 +107,7 @@ def host(tmp_path: Path) -> Iterator[tuple[Host, Path, Path]]:
     yield host, socket, token_file
     host.go_on.set()
     server.should_exit = True
-    thread.join(10)
+    thread.join(60)
 
 
 @pytest.fixture

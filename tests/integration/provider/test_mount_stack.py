@@ -84,7 +84,7 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
@@ -104,7 +104,7 @@ def up_in_background(world: World, stack: MountStack) -> tuple[threading.Thread,
     world.host.go_on.clear()
     thread = threading.Thread(target=run)
     thread.start()
-    assert world.host.entered.wait(30)
+    assert world.host.entered.wait(60)
     return thread, errors
 
 
@@ -115,7 +115,7 @@ def test_destroy_after_the_engine_was_killed_in_the_middle_leaves_nothing(world:
     engine, members = engine_of(stack)
     for pid in [engine] if who == "engine" else members:
         os.kill(pid, signal.SIGKILL)
-    thread.join(30)
+    thread.join(60)
     assert errors
     # No plug-in outlives its engine.
     wait_until(lambda: not any(alive(pid) for pid in members), 10)
@@ -133,7 +133,7 @@ def test_up_after_the_engine_was_killed_in_the_middle_goes_on(world: World) -> N
     stack = MountStack(world.paths, world.settings, "web01")
     thread, errors = up_in_background(world, stack)
     os.kill(engine_of(stack)[0], signal.SIGKILL)
-    thread.join(30)
+    thread.join(60)
     assert errors
     world.host.go_on.set()
 
@@ -159,7 +159,7 @@ def test_what_a_killed_caller_left_running_is_ended_by_the_next_call(world: Worl
     world.host.go_on.clear()
     environment = {**os.environ, **pulumi_environment(world.paths, world.settings)}
     caller = subprocess.Popen([sys.executable, "-c", program, str(request)], env=environment)
-    assert world.host.entered.wait(30)
+    assert world.host.entered.wait(60)
     _, members = engine_of(stack)
 
     with pytest.raises(ConflictError, match="another operation"):

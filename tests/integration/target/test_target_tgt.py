@@ -27,7 +27,7 @@ pytestmark = pytest.mark.integration
 
 def wait_for(what: Callable[[], bool]) -> None:
     """Wait until `what` holds; fails after 30 s."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not what():
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -85,6 +88,31 @@ def test_another_repository_in_the_same_place_is_another(place: tuple[Settings, 
     assert known_copies(chosen, repository, fail)
     shutil.rmtree(repository.path)
     assert known_copies(chosen, Repository.init(repository.path, chosen.repository_password), fail) == []
+
+
+def begin_elsewhere(home: Path, id: str) -> None:
+    program = f"""if True:
+        from livemount.catalog.api import JobKind, Settings, open_catalog
+        with open_catalog(Settings()) as catalog:
+            catalog.begin(JobKind.CHECK, "/r", id={id!r})
+    """
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, "LIVEMOUNT_HOME": str(home)}, check=True)
+
+
+def test_nothing_is_lost_between_processes_of_which_one_opens_it_again_and_again(tmp_path: Path) -> None:
+    chosen = Settings(home=tmp_path)
+    with open_catalog(chosen) as long:
+        long.begin(JobKind.CHECK, "/r", id="first")
+        with open_catalog(chosen):
+            pass
+        # Who closes SQLite's log last deletes it: others must see that this process has it open.
+        for id in ("second", "fourth"):
+            begin_elsewhere(tmp_path, id)
+            long.begin(JobKind.CHECK, "/r", id={"second": "third", "fourth": "fifth"}[id])
+    with open_catalog(chosen) as catalog:
+        assert [job.id for job in catalog.jobs()] == ["first", "second", "third", "fourth", "fifth"]
+    assert tmp_path.joinpath("catalog.sqlite").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["catalog.sqlite"]
 
 
 def test_damage_is_told_each_time(place: tuple[Settings, Repository], tmp_path: Path) -> None:

@@ -14,14 +14,17 @@ from typer.testing import CliRunner
 from livemount.catalog.api import open_catalog
 from livemount.catalog.catalog import Catalog, JobKind, Outcome
 from livemount.catalog.database import Database, database_url, upgrade
+from livemount.catalog.tables import HEAD
 from livemount.cli.main import app
-from livemount.core.errors import NotFoundError, UsageError
+from livemount.core.errors import ConflictError, NotFoundError, UnavailableError, UnsupportedError, UsageError
 from livemount.core.secrets import write_secret
 from livemount.core.settings import Settings
 from livemount.media.repository import Repository
 from livemount.policies.applied import Change, Policies
 from livemount.policies.policy import Policy, Purpose, RetryRule
 from livemount.policies.reading import parse_policy
+from livemount.policies.run import Occasion, alone
+from livemount.policies.run import run as run_policy
 from livemount.policies.schedule import due_after, last_due, valid
 from livemount.policies.schema import schema_text
 
@@ -122,7 +125,7 @@ def test_waits_grow_to_an_hour() -> None:
 def test_applied_twice_is_applied_once(tmp_path: Path) -> None:
     kept = policies(tmp_path)
     assert kept.apply(policy(), "here", plan_only=True)
-    assert kept.all() == []
+    assert kept.all(pytest.fail) == []
     assert Change(field="machine", before=None, after="web01") in kept.apply(policy(), "here")
     first = kept.get("web01-nightly")
     assert first.policy == policy()
@@ -134,7 +137,7 @@ def test_applied_twice_is_applied_once(tmp_path: Path) -> None:
         Change(field="run by", before="here", after="there"),
     ]
     assert kept.get("web01-nightly").since == first.since
-    assert kept.all("here") == []
+    assert kept.all(pytest.fail, "here") == []
     kept.apply(policy(SMALL.replace("30 1", "30 2")), "there")
     changed = kept.get("web01-nightly")
     assert changed.since > first.since, "what the new times say of the past is not run"
@@ -148,6 +151,45 @@ def test_applied_twice_is_applied_once(tmp_path: Path) -> None:
     kept.close()
 
 
+def test_a_policy_that_is_refused_is_told_of_and_keeps_no_other_away(tmp_path: Path) -> None:
+    kept = policies(tmp_path)
+    kept.apply(policy(), "here")
+    kept.apply(policy(SMALL.replace("web01-nightly", "other")), "here")
+    with sqlite3.connect(tmp_path / "c.sqlite") as opened:
+        opened.execute('UPDATE policies SET policy = \'{"name": "other", "fire": 1}\' WHERE name = \'other\'')
+    opened.close()
+    told: list[str] = []
+    assert [each.policy.name for each in kept.all(told.append)] == ["web01-nightly"]
+    assert "the policy other cannot be run" in told[0]
+    with pytest.raises(UnsupportedError, match="apply` its file again"):
+        kept.get("other")
+    kept.suspend("other", suspended=True)
+    assert kept.apply(policy(SMALL.replace("web01-nightly", "other")), "here")
+    assert kept.get("other").suspended
+    kept.remove("other")
+    kept.close()
+
+
+def test_a_source_that_is_not_there_is_away_when_its_folder_is_empty(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    write_secret(settings.repository_password, "correct horse")
+    nightly = policy(SMALL.replace("/srv/web01.raw", str(tmp_path / "vms" / "web" / "disk.raw")))
+    occasion = Occasion(purpose=Purpose.BACKUP, due=datetime.now(UTC), scheduled=True)
+    with pytest.raises(UnavailableError, match="repository"):
+        run_policy(settings, nightly, occasion, "one", pytest.fail)
+    Repository.init(settings.repository_path, settings.repository_password)
+    (tmp_path / "vms").mkdir()
+    with pytest.raises(UnavailableError, match="is its file system mounted"):
+        run_policy(settings, nightly, occasion, "one", pytest.fail)
+    (tmp_path / "vms" / "other.raw").touch()
+    with pytest.raises(NotFoundError):
+        run_policy(settings, nightly, occasion, "one", pytest.fail)
+    (tmp_path / "root").mkdir()
+    files = policy(SMALL.replace("disks:\n  - /srv/web01.raw", f"files: {tmp_path / 'root'}"))
+    with pytest.raises(UnavailableError, match="is empty"):
+        run_policy(settings, files, occasion, "one", pytest.fail)
+
+
 def test_a_catalog_of_the_first_schema_keeps_its_data(tmp_path: Path) -> None:
     url = database_url(f"sqlite:///{tmp_path / 'c.sqlite'}")
     with Database(url).writing() as connection:
@@ -159,7 +201,7 @@ def test_a_catalog_of_the_first_schema_keeps_its_data(tmp_path: Path) -> None:
             "VALUES ('one', 'backup', '/r', '2026-01-02 03:04:05.000000', 'web01@1234', 'done')"
         )
     kept = policies(tmp_path)
-    assert kept.all() == []
+    assert kept.all(pytest.fail) == []
     kept.apply(policy(), "here")
     kept.close()
     catalog = Catalog(Database(url))
@@ -167,7 +209,7 @@ def test_a_catalog_of_the_first_schema_keeps_its_data(tmp_path: Path) -> None:
     assert (job.id, job.reason, job.started) == ("one", "web01@1234", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
     catalog.close()
     with sqlite3.connect(tmp_path / "c.sqlite") as opened:
-        assert opened.execute("SELECT version_num FROM alembic_version").fetchone() == ("0002",)
+        assert opened.execute("SELECT version_num FROM alembic_version").fetchone() == (HEAD,)
     opened.close()
 
 
@@ -203,7 +245,7 @@ def test_the_command_line_applies_all_files_or_none(tmp_path: Path, monkeypatch:
         output = run("run", "web01-nightly")
     assert "1 older copies forgotten" in output
     (copy,) = Repository.open(tmp_path / "repository", tmp_path / "repository-password").copies("web01")
-    assert copy.description.tags == ("nightly",)
+    assert copy.description.tags[0] == "nightly"
     with open_catalog(Settings(home=tmp_path)) as catalog:
         jobs = catalog.jobs()
     assert [(job.kind, job.outcome) for job in jobs] == [
@@ -216,3 +258,25 @@ def test_the_command_line_applies_all_files_or_none(tmp_path: Path, monkeypatch:
     assert {job.policy for job in jobs} == {"web01-nightly"}
     assert jobs[3].copy_id == copy.id
     run("remove", "web01-nightly")
+
+
+def test_begun_again_a_run_makes_no_second_copy(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    write_secret(settings.repository_password, "correct horse")
+    repository = Repository.init(settings.repository_path, settings.repository_password)
+    (tmp_path / "disk.raw").write_bytes(b"1" * 65536)
+    nightly = policy(SMALL.replace("/srv/web01.raw", str(tmp_path / "disk.raw")))
+    occasion = Occasion(purpose=Purpose.BACKUP, due=datetime.now(UTC) - timedelta(minutes=3), scheduled=True)
+    for _ in range(2):
+        run_policy(settings, nightly, occasion, "one", pytest.fail)
+    run_policy(settings, nightly, occasion.model_copy(update={"purpose": Purpose.CHECK}), "two", pytest.fail)
+    run_policy(settings, nightly, occasion.model_copy(update={"purpose": Purpose.PRUNE}), "three", pytest.fail)
+    assert len(repository.copies()) == 1
+    with open_catalog(settings) as catalog:
+        jobs = catalog.jobs()
+    assert [(job.id, job.outcome, job.due) for job in jobs] == [
+        (id, Outcome.DONE, occasion.due) for id in ("one", "two", "three")
+    ]
+    assert all("3 min late" in job.reason for job in jobs)
+    with alone(settings, nightly), pytest.raises(ConflictError, match="runs already"), alone(settings, nightly):
+        pass
