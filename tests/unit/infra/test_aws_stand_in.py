@@ -11,7 +11,7 @@ from tests.support.aws_stand_in.resources import KINDS
 from tests.support.aws_stand_in.schema import arguments_of, problems, properties_of
 
 # The SDK says on its own import which of its modules are old.
-pytestmark = pytest.mark.filterwarnings("ignore:aws.* has been deprecated:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.* has been deprecated:DeprecationWarning")
 
 INSTANCE = "aws:ec2/instance:Instance"
 PRIMARY = {"primaryNetworkInterface": {"networkInterfaceId": "eni-1"}}
