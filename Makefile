@@ -38,7 +38,7 @@ test: setup lint ## everything: lint, types, all tests (root; boots guests)
 test-fast: ## Python's unit tests only: seconds, no root
 	@python -m pytest tests/unit $(PYTEST_FLAGS)
 
-lint: lint-python lint-native ## ruff, mypy, clippy
+lint: lint-python lint-native ## ruff, mypy, rustfmt, clippy
 
 lint-python:
 	$(STEP) 'ruff check'
@@ -49,6 +49,8 @@ lint-python:
 	@mypy
 
 lint-native:
+	$(STEP) 'cargo fmt'
+	@cargo fmt --manifest-path native/Cargo.toml --all --check
 	$(STEP) 'clippy'
 	@cargo clippy $(CARGO_FLAGS) --release --quiet --all-targets -- -D warnings
 

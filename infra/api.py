@@ -31,6 +31,8 @@ class EnvironmentRequest(Frozen):
     """Room of all recall stores of the live-mount host."""
     keep_recall_stores: bool = False
     """Whether they stay for the next mount of the same copy."""
+    variables: dict[str, str] = Field(default_factory=dict)
+    """More environment variables for the services: where repository and catalog are. No secrets."""
     ipxe: Path
     """The folder of the iPXE binaries."""
     aws: AwsRequest | None = None
@@ -52,6 +54,7 @@ class EnvironmentRequest(Frozen):
             ipxe=settings.cache / "ipxe",
             recall_quota=settings.recall_quota,
             keep_recall_stores=settings.keep_recall_stores,
+            variables=settings.service_variables,
         )
 
 

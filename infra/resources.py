@@ -177,6 +177,7 @@ class HostConfiguration(_Resource):
         guest_tools: Path,
         recall_quota: str,
         keep_recall_stores: bool,
+        variables: dict[str, str],
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         """See `livemount.configure.HostSpec`."""
@@ -189,6 +190,7 @@ class HostConfiguration(_Resource):
             "guestTools": str(guest_tools),
             "recallQuota": recall_quota,
             "keepRecallStores": keep_recall_stores,
+            "variables": variables,
         }
         super().__init__(resource_name, inputs, opts)
 

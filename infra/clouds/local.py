@@ -56,6 +56,7 @@ class LocalCloud(Cloud):
             guest_tools=request.guest_tools,
             recall_quota=request.recall_quota,
             keep_recall_stores=request.keep_recall_stores,
+            variables=request.variables,
             opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[interface])),
         )
         image = MachineImage(

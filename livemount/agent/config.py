@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from livemount.core.machine import Frozen
 from livemount.core.quota import QuotaText
 from livemount.media.agents import PORT
 from livemount.media.registry import HOST, SourceUri
+from livemount.media.sources.restic import parse
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 """Names of exports and repositories: without a slash, which parts a repository from what is in it."""
@@ -25,6 +27,15 @@ def _absolute(path: Path) -> Path:
     if not path.is_absolute():
         raise ValueError(f"{path} is no absolute path")
     return path
+
+
+def _place(place: Path | str) -> Path | str:
+    if "://" not in str(place):
+        return _absolute(Path(place))
+    parsed, found = parse(str(place))
+    if not isinstance(found, str) or parsed.options or parsed.scheme.partition("+")[0] != "restic":
+        raise ValueError(f"{place} is no repository: a folder, or restic+s3://HOST/BUCKET/PREFIX and the like")
+    return found
 
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
@@ -53,7 +64,8 @@ class ExportConfig(Frozen):
 class RepositoryConfig(Frozen):
     """A repository, all of whose copies are served: as `NAME/SNAPSHOT/FILE`."""
 
-    repository: AbsolutePath
+    repository: Annotated[Path | str, AfterValidator(_place)]
+    """Its folder, or its URI."""
     password_file: AbsolutePath
     cache: bool = True
 
@@ -62,15 +74,24 @@ class RepositoryConfig(Frozen):
         parts = re.fullmatch(rf"({SNAPSHOT})(/[^\0]+)", rest)
         if parts is None or ".." in parts[2].split("/"):
             raise NotFoundError(f"{rest!r} names no file of a snapshot")
-        return str(SourceUri("restic", self.repository, {"snapshot": parts[1], "file": parts[2]}))
+        return str(self._source({"snapshot": parts[1], "file": parts[2]}))
+
+    def has(self, uri: str) -> bool:
+        """Whether the URI is of a copy in this repository."""
+        return uri.startswith(f"{self._source({})}?")
+
+    def _source(self, options: dict[str, str]) -> SourceUri:
+        if isinstance(self.repository, Path):
+            return SourceUri("restic", self.repository, options)
+        return replace(SourceUri.parse(self.repository, host=True), options=options)
 
     def export(self, name: str, uri: str) -> str:
         """The name of the export of a copy's URI, in the repository called `name`.
 
         Raises `UnsupportedError` for another kind of copy.
         """
-        parsed = SourceUri.parse(uri)
-        if parsed.scheme != "restic" or set(parsed.options) != {"snapshot", "file"}:
+        parsed, _ = parse(uri)
+        if parsed.scheme.partition("+")[0] != "restic" or set(parsed.options) != {"snapshot", "file"}:
             raise UnsupportedError(f"agents do not serve {parsed.scheme} sources of a repository")
         return f"{name}/{parsed.options['snapshot']}{parsed.options['file']}"
 
@@ -94,6 +115,16 @@ class AgentConfig(Frozen):
     def _address(cls, text: str) -> str:
         split_address(text)
         return text
+
+    def password_of(self, uri: str) -> Path | None:
+        """The password file of a source that is served, by its URI."""
+        for export in self.exports.values():
+            if export.source == uri:
+                return export.password_file
+        for repository in self.repositories.values():
+            if repository.has(uri):
+                return repository.password_file
+        return None
 
     @property
     def address(self) -> tuple[str, int]:

@@ -107,7 +107,7 @@ class Exports:
         config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         quota = parse_quota(config.cache_quota).bytes_at(config.state)
         self._cache = Cache(config.state / "cache", quota)
-        self._pinned = Pinned(config.state)
+        self._pinned = Pinned(config.state, config.password_of)
         self._disks = Disks()
         self.counters = Counters()
         threading.Thread(target=self._keep_house, name="housekeeping", daemon=True).start()

@@ -8,32 +8,38 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import socket
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
-from livemount.core.errors import CorruptError
+from livemount.core.errors import CorruptError, LivemountError
 from livemount.core.files import replace_file
 from livemount.media.registry import pin_source, unpin_source
+
+log = logging.getLogger(__name__)
 
 KEEP = 24 * 3600.0
 """Seconds after the last use."""
 WRITTEN_EVERY = 600.0
 """Seconds between two notes of what is in use."""
+RETRIED_AFTER = 600.0
+"""Seconds until a pin whose repository is away is tried again."""
 
 
 class Pinned:
     """What this agent has pinned, by URI."""
 
-    def __init__(self, state: Path) -> None:
-        """Raises `CorruptError` for a damaged note."""
+    def __init__(self, state: Path, password_of: Callable[[str], Path | None] = lambda _: None) -> None:
+        """`password_of` tells the password file of a source's URI. Raises `CorruptError` for a damaged note."""
         self._file = state / "pinned.json"
         machine = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:60] or "agent"
         self._holder = f"agent.{machine}.{hashlib.sha256(str(state).encode()).hexdigest()[:12]}"
         self._machine = machine
+        self._password_of = password_of
         self._lock = threading.Lock()
         self._written = 0.0
         try:
@@ -50,7 +56,8 @@ class Pinned:
             self._used[uri] = time.time()
             self._write()
             try:
-                pin_source(uri, self._name(uri), f"served by the media agent on {self._machine}")
+                reason = f"served by the media agent on {self._machine}"
+                pin_source(uri, self._name(uri), reason, self._password_of(uri))
             except BaseException:
                 if not known:
                     del self._used[uri]
@@ -64,7 +71,12 @@ class Pinned:
             self._used |= {uri: now for uri in in_use if uri in self._used}
             old = [uri for uri, used in self._used.items() if uri not in in_use and now - used >= keep]
             for uri in old:
-                unpin_source(uri, self._name(uri))
+                try:
+                    unpin_source(uri, self._name(uri), self._password_of(uri))
+                except LivemountError as error:
+                    log.warning("a pin stays for now: %s", error)
+                    self._used[uri] = now - keep + RETRIED_AFTER
+                    continue
                 del self._used[uri]
             if old or now - self._written > WRITTEN_EVERY:
                 self._write()

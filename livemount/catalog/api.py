@@ -51,7 +51,7 @@ def known_copies(settings: Settings, repository: Repository, warn: Warn, name: s
 
 def find_copy(settings: Settings, repository: Repository, warn: Warn, reference: str) -> Copy:
     """The copy that `NAME`, `NAME@latest` or `NAME@ID` names; as `Repository.find`, by way of the catalog."""
-    return choose(known_copies(settings, repository, warn), reference, str(repository.path))
+    return choose(known_copies(settings, repository, warn), reference, str(repository.place))
 
 
 def _listing(settings: Settings, repository: Repository, warn: Warn, name: str | None) -> Listing:

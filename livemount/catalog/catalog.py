@@ -38,6 +38,7 @@ class JobKind(StrEnum):
     """What is done."""
 
     BACKUP = "backup"
+    COPY = "copy"
     FORGET = "forget"
     PRUNE = "prune"
     CHECK = "check"
@@ -116,7 +117,7 @@ class Catalog:
             if repository.state() == before:
                 break
         else:
-            raise ConflictError(f"the copies in {repository.path} change all the time", hint="try again")
+            raise ConflictError(f"the copies in {repository.place} change all the time", hint="try again")
         with self._database.writing() as connection:
             self._keep(connection, repository, before, listing)
         return listing
@@ -125,11 +126,11 @@ class Catalog:
         row = _row(repository, state)
         if self._database.url.get_backend_name() == "postgresql":
             # Of two that keep the same repository's copies, one waits: SQLite lets only one write anyway.
-            number = int(hashlib.sha256(f"{state.identity} {repository.path}".encode()).hexdigest()[:15], 16)
+            number = int(hashlib.sha256(f"{state.identity} {repository.place}".encode()).hexdigest()[:15], 16)
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
         known = connection.execute(row).one_or_none()
         if known is None:
-            place = {"location": str(repository.path), "identity": state.identity}
+            place = {"location": str(repository.place), "identity": state.identity}
             connection.execute(sa.insert(tables.repositories).values(place))
             known = connection.execute(row).one()
         connection.execute(sa.delete(tables.copies).where(tables.copies.c.repository == known.id))
@@ -254,7 +255,7 @@ def _key(state: State) -> str:
 def _row(repository: Repository, state: State) -> sa.Select[tuple[int, str | None]]:
     table = tables.repositories.c
     wanted = sa.select(table.id, table.state)
-    return wanted.where(table.location == str(repository.path), table.identity == state.identity)
+    return wanted.where(table.location == str(repository.place), table.identity == state.identity)
 
 
 def _rows(repository: int, copies: list[Copy]) -> list[dict[str, object]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,9 +20,8 @@ from livemount.cli.output import OutputFormat, bytes_text, print_json, stderr, s
 from livemount.core.errors import NotFoundError, UsageError
 from livemount.core.machine import NAME_PATTERN, Firmware, MachineDescription, is_name
 from livemount.core.settings import Settings
-from livemount.guest.system import described
-from livemount.media.disks import Changes, DiskInput
-from livemount.media.repository import Wanted
+from livemount.media.disks import Changes, DiskInput, source_uri
+from livemount.media.repository import Made, Repository, Wanted
 
 MAX_DESCRIPTION = 1 << 20
 
@@ -70,6 +69,44 @@ def progress_bar() -> Iterator[Callable[[int, int], None]]:
         yield partial(_tell, bar, bar.add_task("backup", total=None))
 
 
+def _make_files(
+    repository: Repository,
+    given: DiskInput,
+    name: str,
+    machine: MachineDescription,
+    tell: Callable[[int, int], None],
+    tags: tuple[str, ...],
+) -> Made:
+    """Copy the files of a folder, or of the system on an image."""
+    # Imported late: only this needs the driver.
+    from livemount.inside.api import opened
+    from livemount.inside.describe import described
+
+    if isinstance(given.place, Path) and not given.place.is_file():
+        return repository.make_files(given.place, name, described(machine, given), tell, tags)
+    with opened(source_uri(given.place), given.password_file) as image:
+        for note in image.notes:
+            warn(note)
+        machine = machine.model_copy(update={"system": machine.system or image.system})
+        return repository.make_files(image.folder, name, machine, tell, tags, across=True)
+
+
+def _make(
+    repository: Repository,
+    inputs: Sequence[DiskInput],
+    name: str,
+    machine: MachineDescription,
+    tell: Callable[[int, int], None],
+    wanted: Wanted,
+) -> Made:
+    """Copy disks, bytes as they are."""
+    from livemount.inside.describe import described
+
+    if wanted.boot < len(inputs):
+        machine = described(machine, inputs[wanted.boot])
+    return repository.make(inputs, name, machine, tell, wanted)
+
+
 def backup(
     disks: Annotated[
         list[str], typer.Argument(metavar="DISK...", help="A raw image, a block device, or a source's URI; in order.")
@@ -84,7 +121,8 @@ def backup(
         str | None, typer.Option(help="The copy that a dirty bitmap or list of changes begins with.")
     ] = None,
     files: Annotated[
-        bool, typer.Option("--files", help="Copy file by file; DISK is the folder a system's root is mounted on.")
+        bool,
+        typer.Option("--files", help="Copy files: of the folder a root is mounted on, or of an image's system."),
     ] = False,
     read_all: Annotated[bool, typer.Option("--read-all", help="Read also what is known not to have changed.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Read the disks again, all of them, and compare.")] = False,
@@ -111,6 +149,8 @@ def backup(
 
     Example: livemount backup --files /mnt/web01 --name web01
 
+    Example: livemount backup --files /srv/web01.raw --name web01
+
     Example: livemount backup 'image:///vm/db01.qcow2?bitmap=livemount-1a2b3c4d' --name db01
     """
     if not is_name(name):
@@ -135,8 +175,8 @@ def backup(
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"the machine's description is malformed: {where}: {first['msg']}") from error
-    if files and (len(disks) != 1 or "://" in disks[0] or changes or since or verify or boot):
-        raise UsageError("--files takes one folder, and nothing that is said of disks")
+    if files and (len(disks) != 1 or changes or since or read_all or verify or boot):
+        raise UsageError("--files takes one folder or image, and nothing that is said of disks")
     lists = {known.disk: known for known in (Changes.load(file, since) for file in changes or [])}
     if len(lists) != len(changes or []) or any(number >= len(disks) for number in lists):
         raise UsageError("the lists of changes are not one a disk", hint='each names its disk: {"disk": 1, ...}')
@@ -159,14 +199,13 @@ def backup(
         detect_firmware="firmware" not in data,
         tags=tuple(tag or ()),
     )
-    machine = described(machine, inputs[wanted.boot].place if wanted.boot < len(inputs) else "")
     settings = Settings()
     repository = open_repository(settings)
     with recorded(settings, JobKind.BACKUP, warn, machine=name) as job, progress_bar() as tell:
         made = (
-            repository.make_files(Path(disks[0]), name, machine, tell, wanted.tags)
+            _make_files(repository, inputs[0], name, machine, tell, wanted.tags)
             if files
-            else repository.make(inputs, name, machine, tell, wanted)
+            else _make(repository, inputs, name, machine, tell, wanted)
         )
         job.reason, job.bytes, job.copy_id = f"{name}@{made.copy.id[:8]}", made.added, made.copy.id
     if output is OutputFormat.JSON:

@@ -17,6 +17,7 @@ from livemount.cli import (
     catalog,
     changes,
     copies,
+    copy,
     doctor,
     environment,
     inspect,
@@ -78,6 +79,7 @@ def common(
 COMMANDS: list[tuple[str, Callable[..., Any]]] = [
     ("backup", backup.backup),
     ("copies", copies.copies),
+    ("copy", copy.copy),
     ("check", copies.check),
     ("changes", changes.changes),
     ("forget", retention.forget),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from livemount.cli.output import stdout
@@ -13,14 +15,19 @@ app = typer.Typer(no_args_is_help=True, help="The repository: where copies are k
 
 
 @app.command()
-def init() -> None:
+def init(
+    append_only: Annotated[
+        bool, typer.Option("--append-only", help="Nothing in it can ever be forgotten or pruned by livemount.")
+    ] = False,
+) -> None:
     """Make the repository (LIVEMOUNT_REPOSITORY), and its password file where there is none.
 
     Without the password file no copy can be read again, by anybody: keep a second copy of it somewhere safe.
+
+    Example: LIVEMOUNT_REPOSITORY=/mnt/vault livemount repository init --append-only
     """
     settings = Settings()
     password = secret_file(settings.repository_password)
-    Repository.init(settings.repository_path, password)
-    stdout.print(
-        f"repository {settings.repository_path} is ready; its password is in {password}: keep a copy of that file"
-    )
+    Repository.init(settings.repository_path, password, append_only=append_only)
+    kind = "append-only repository" if append_only else "repository"
+    stdout.print(f"{kind} {settings.repository_path} is ready; its password is in {password}: keep a copy of that file")

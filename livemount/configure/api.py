@@ -73,6 +73,14 @@ class HostSpec(Frozen):
     variables: dict[str, str] = Field(default_factory=dict)
     """More environment variables for all services; no secrets."""
 
+    @field_validator("variables")
+    @classmethod
+    def _one_line(cls, variables: dict[str, str]) -> dict[str, str]:
+        for name, value in variables.items():
+            if not value.isprintable() or set(value) & set('"\\'):
+                raise UsageError(f"{name}: {value!r} cannot stand in a unit", hint='without ", \\ and line breaks')
+        return variables
+
     @field_validator("home", "token_file", "guest_tools", "python")
     @classmethod
     def _plain(cls, path: Path) -> Path:

@@ -7,7 +7,7 @@ import secrets as _secrets
 import string
 from pathlib import Path
 
-from livemount.core.errors import DeniedError
+from livemount.core.errors import DeniedError, UsageError
 
 
 def new_secret(length: int = 32) -> str:
@@ -38,6 +38,26 @@ def read_secret(path: Path) -> str:
     if mode & 0o077:
         raise DeniedError(f"the secret file {path} can be read by others", hint=f"chmod 600 {path}")
     return path.read_text().strip()
+
+
+def read_password(path: Path) -> tuple[str, dict[str, str]]:
+    """The password of a repository, the first line of its file, and what the lines `NAME=VALUE` below it tell.
+
+    Those are what opens the place where it is, as `AWS_ACCESS_KEY_ID`. Raises what `read_secret` raises, `UsageError`
+    for an empty file or other lines.
+    """
+    password, *lines = read_secret(path).splitlines() or [""]
+    if not password:
+        raise UsageError(f"the password file {path} is empty")
+    named: dict[str, str] = {}
+    for number, line in enumerate(lines, 2):
+        name, equals, value = (part.strip() for part in line.partition("="))
+        if not line.strip():
+            continue
+        if not equals or not name.isidentifier() or not value.isprintable() or name in named:
+            raise UsageError(f"line {number} of the password file {path} is not NAME=VALUE")
+        named[name] = value
+    return password, named
 
 
 def secret_file(path: Path) -> Path:

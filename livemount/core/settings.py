@@ -26,8 +26,8 @@ class Settings(BaseSettings):
     environment: str = Field(default="local", pattern=NAME_PATTERN)
     cache: Path = Path.home() / ".cache" / "livemount"
 
-    repository: Path | None = None
-    """The repository of copies; `None`: HOME/repository."""
+    repository: Path | str | None = None
+    """The repository of copies, a folder or `restic+s3://HOST/BUCKET/PREFIX`; `None`: HOME/repository."""
     password_file: Path | None = None
     """The file with the repository's password; `None`: HOME/repository-password."""
 
@@ -46,9 +46,10 @@ class Settings(BaseSettings):
     """Keep what was recalled for the next mount of the same copy; likewise."""
 
     @property
-    def repository_path(self) -> Path:
-        """The repository of copies."""
-        return self.repository or self.home / "repository"
+    def repository_path(self) -> Path | str:
+        """The repository of copies: its folder, or the URI of one that is elsewhere."""
+        named = self.repository or self.home / "repository"
+        return named if "://" in str(named) else Path(named)
 
     @property
     def repository_password(self) -> Path:
@@ -69,6 +70,17 @@ class Settings(BaseSettings):
     def catalog_url(self) -> str:
         """Where the catalog is."""
         return self.catalog or f"sqlite:///{self.home.absolute() / 'catalog.sqlite'}"
+
+    @property
+    def service_variables(self) -> dict[str, str]:
+        """What the services of an environment must be told of the repository and the catalog, to use the same ones."""
+        told = {}
+        for field in ("repository", "password_file", "catalog", "catalog_password_file"):
+            value = getattr(self, field)
+            if value is not None:
+                text = str(value)
+                told[f"LIVEMOUNT_{field.upper()}"] = text if "://" in text else str(Path(text).absolute())
+        return told
 
     def paths(self) -> EnvironmentPaths:
         """The folders of the chosen environment."""

@@ -125,5 +125,11 @@ class PseudoDiskDriver(Protocol):
     def flush(self, id: str) -> None:
         """Make everything written so far durable."""
 
+    def pin(self, source: str, holder: str, reason: str, password_file: Path | None) -> None:
+        """Keep what a source names from being removed by retention; raises what `media.registry.pin_source` raises."""
+
+    def unpin(self, source: str, holder: str, password_file: Path | None) -> None:
+        """Undo it: at once, or when the repository can be reached again."""
+
     def recall_stats(self) -> RecallStats:
         """The recall stores in the host's own folder."""

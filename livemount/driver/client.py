@@ -42,6 +42,16 @@ class DriverClient:
         """Make everything written so far durable."""
         protocol.call(self._socket, {"call": "flush", "id": id})
 
+    def pin(self, source: str, holder: str, reason: str, password_file: Path | None) -> None:
+        """Keep what a source names from being removed by retention."""
+        request = {"call": "pin", "source": source, "holder": holder, "reason": reason}
+        protocol.call(self._socket, request | {"password": password_file and str(password_file)})
+
+    def unpin(self, source: str, holder: str, password_file: Path | None) -> None:
+        """Undo it, now or when the repository is back."""
+        request = {"call": "unpin", "source": source, "holder": holder}
+        protocol.call(self._socket, request | {"password": password_file and str(password_file)})
+
     def recall_stats(self) -> RecallStats:
         """The recall stores of the host."""
         return RecallStats.model_validate(protocol.call(self._socket, {"call": "recall-stats"}))

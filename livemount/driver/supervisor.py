@@ -26,6 +26,7 @@ from livemount.core.settings import HostPaths
 from livemount.driver import protocol
 from livemount.driver.api import DISK_ID, PseudoDiskSpec, PseudoDiskState, RecallStats
 from livemount.driver.attached import AttachedDisk
+from livemount.driver.pinned import Pinned
 from livemount.driver.recall_stores import Keeper, RecallPolicy
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Supervisor:
             raise ConflictError(f"a pseudo-disk driver is already running for {paths.root}") from None
         self._recall = paths.recall
         self._keeper = Keeper(recall)
+        self._pinned = Pinned(self._folder / "unpin")
         self._disks: dict[str, AttachedDisk] = {}
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         records = [Record.model_validate_json(path.read_bytes()) for path in sorted(self._folder.glob("*.json"))]
@@ -158,6 +160,14 @@ class Supervisor:
         """See `PseudoDiskDriver.recall_stats`."""
         return self._keeper.stores(self._recall).stats()
 
+    def pin(self, source: str, holder: str, reason: str, password_file: Path | None) -> None:
+        """See `PseudoDiskDriver.pin`."""
+        self._pinned.pin(source, holder, reason, password_file)
+
+    def unpin(self, source: str, holder: str, password_file: Path | None) -> None:
+        """See `PseudoDiskDriver.unpin`."""
+        self._pinned.unpin(source, holder, password_file)
+
     def answer(self, request: protocol.Message) -> Any:
         """Do what a client asked for; the result as JSON."""
         match request:
@@ -175,7 +185,15 @@ class Supervisor:
                 return self.flush(id)
             case {"call": "recall-stats"}:
                 return self.recall_stats().model_dump(mode="json")
+            case {"call": "pin", "source": str(source), "holder": str(holder), "reason": str(reason)}:
+                return self.pin(source, holder, reason, _path(request.get("password")))
+            case {"call": "unpin", "source": str(source), "holder": str(holder)}:
+                return self.unpin(source, holder, _path(request.get("password")))
         raise UsageError("the request is malformed")
+
+
+def _path(text: object) -> Path | None:
+    return Path(str(text)) if text else None
 
 
 def _serve_client(supervisor: Supervisor, client: socket.socket) -> None:

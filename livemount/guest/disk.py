@@ -20,6 +20,10 @@ FIRST_DISK = re.compile(r"/dev/(?:(?:sd|hd|vd|xvd)a|nvme0n1p|mmcblk0p)([0-9]{1,3
 BIOS_BOOT_TYPE = "21686148-6449-6e6f-744e-656564454649"
 EXTENDED_TYPES = ("5", "f", "85")
 MBR_CODE = 440
+SUPERBLOCK = 1024
+"""Where ext2, ext3 and ext4 have theirs; the fields below as in the kernel's Documentation/filesystems/ext4."""
+EXT_MAGIC = b"\x53\xef"
+NEEDS_RECOVERY = 0x4
 REMOVABLE_LOADER = "EFI/BOOT/BOOTX64.EFI"
 """The path firmware starts when it remembers nothing of a disk (UEFI 2.10, 3.5.1.1)."""
 KNOWN_LOADERS = ("grubx64.efi", "shimx64.efi", "systemd-bootx64.efi")
@@ -81,7 +85,7 @@ def read_disk(path: Path) -> Disk:
 
     Raises `UnsupportedError` for a disk without a table, or with one that names more than the disk has.
     """
-    size = _size(path)
+    size = path.stat().st_size
     try:
         table = json.loads(run("sfdisk", "--json", path).stdout)["partitiontable"]
     except CommandError as error:
@@ -107,15 +111,25 @@ def read_further_disk(path: Path) -> Disk:
     try:
         return read_disk(path)
     except UnsupportedError:
-        size = _size(path)
-        seen = _probe(path, 0, size)
-        whole = Partition(0, 0, size, "", False, "", seen.get("TYPE"), seen.get("UUID"), seen.get("LABEL"))
-        return Disk(path, size, "", (whole,))
+        return read_volume(path) or Disk(path, path.stat().st_size, "", ())
 
 
-def _size(path: Path) -> int:
-    with path.open("rb") as file:  # a block device's stat knows no size
-        return file.seek(0, os.SEEK_END)
+def read_volume(path: Path) -> Disk | None:
+    """A file that is one file system, without a partition table, as a disk with one partition; `None` for others."""
+    size = path.stat().st_size
+    seen = _probe(path, 0, size)
+    if "TYPE" not in seen:
+        return None
+    whole = Partition(0, 0, size, "", False, "", seen["TYPE"], seen.get("UUID"), seen.get("LABEL"))
+    return Disk(path, size, "", (whole,))
+
+
+def needs_recovery(disk: Disk, partition: Partition) -> bool:
+    """Whether an ext3 or ext4 file system has a journal that is to be played back: it was in use."""
+    superblock = disk.read(partition.start + SUPERBLOCK, 1024)
+    if len(superblock) < 1024 or superblock[0x38:0x3A] != EXT_MAGIC:
+        return False
+    return bool(int.from_bytes(superblock[0x60:0x64], "little") & NEEDS_RECOVERY)
 
 
 def _partition(path: Path, disk_size: int, sector: int, entry: dict[str, Any]) -> Partition:

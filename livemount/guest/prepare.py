@@ -10,7 +10,6 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from livemount.core import errors
 from livemount.core.errors import LivemountError, NotFoundError, UsageError
@@ -38,12 +37,6 @@ def prepare(disk: Path, request: GuestRequest, tools: GuestTools) -> GuestReport
         "request": request.model_dump(mode="json"),
         "tools": str(tools.folder.resolve()),
     }
-    report = GuestReport.model_validate(confined(job)["report"])
-    return report.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
-
-
-def confined(job: dict[str, Any]) -> dict[str, Any]:
-    """Let the worker do a job on a disk, in a mount namespace of its own; raises what it tells."""
     # The worker ends with us, and its mounts, loop devices and scratch files with its namespace.
     done = run(
         *("setpriv", "--pdeathsig", "KILL", "--"),
@@ -54,8 +47,9 @@ def confined(job: dict[str, Any]) -> dict[str, Any]:
         cwd=Path(__file__).parents[2],
         timeout=600,
     )
-    answer: dict[str, Any] = json.loads(done.stdout)
+    answer = json.loads(done.stdout)
     if "error" in answer:
         kind = getattr(errors, answer["error"], LivemountError)
         raise kind(answer["message"], hint=answer["hint"])
-    return answer
+    report = GuestReport.model_validate(answer["report"])
+    return report.model_copy(update={"seconds": round(time.monotonic() - started, 3)})

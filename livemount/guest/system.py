@@ -1,41 +1,65 @@
-"""What the system on a disk, or in a folder that is a system's root, calls itself."""
+"""Finds the system that is installed on a disk, and mounts its parts. A guest's tree is read: it is not trusted."""
 
 from __future__ import annotations
 
-import logging
+import shlex
 from pathlib import Path
 
-from livemount.core.errors import LivemountError
-from livemount.core.machine import MachineDescription
-from livemount.guest.families import FAMILIES
-from livemount.guest.prepare import confined
+from livemount.core.errors import UnsupportedError
+from livemount.guest import fstab
+from livemount.guest.disk import Disk, Partition
+from livemount.guest.mounts import mount_inside, mounted
 from livemount.guest.rooted import Root
 
-log = logging.getLogger(__name__)
+FSTAB = "/etc/fstab"
+MOUNTABLE = ("ext4", "ext3", "ext2")
 
 
-def described(machine: MachineDescription, place: Path | str) -> MachineDescription:
-    """The description with its system: detected where it says none, and where it can be without reading a source.
+def find_root(disk: Disk, scratch: Path) -> Partition | None:
+    """The partition with an installed system; of several, the one whose own fstab says that it is `/`."""
+    candidates = []
+    folder = scratch / "look"
+    folder.mkdir()
+    for partition in disk.partitions:
+        if partition.filesystem in MOUNTABLE:
+            with mounted(disk, partition, folder, writable=False) as tree, Root.at(tree) as root:
+                if root.is_folder("/etc") and os_release(root) is not None:
+                    own = any(disk.named(entry.device) == partition for entry in read_fstab(root) if entry.place == "/")
+                    candidates.append((not own, partition.number, partition))
+    return min(candidates)[2] if candidates else None
 
-    `place` is what is backed up: a folder, a raw image or block device, or a URI (nothing is detected of it).
-    """
-    if machine.system or not isinstance(place, Path):
-        return machine
+
+def mount_part(disk: Disk, root: Root, name: str, place: str, *, writable: bool) -> None:
+    """Mount what the tree's fstab has at `place`. Raises `UnsupportedError` when it is not on this disk."""
+    partition = disk.named(name)
+    if partition is None:
+        raise UnsupportedError(f"the guest's {place} is on {name}, which is not on this disk")
+    if partition.filesystem not in MOUNTABLE:
+        raise UnsupportedError(f"the guest's {place} is {partition}, and only {', '.join(MOUNTABLE)} can be read")
+    with root.folder(place) as descriptor:
+        mount_inside(disk, partition, descriptor, writable=writable)
+
+
+def os_release(root: Root) -> str | None:
+    """What the system in a tree calls itself; `None` when there is none."""
+    for path in ("/etc/os-release", "/usr/lib/os-release"):
+        # A link there may lead to a /usr that is not mounted.
+        if root.is_file(path):
+            for line in root.read_text(path, 64 * 1024).splitlines():
+                key, _, value = line.partition("=")
+                if key == "PRETTY_NAME":
+                    return "".join(c for c in " ".join(_words(value)) if c.isprintable())[:200]
+            return "Linux"
+    return None
+
+
+def _words(text: str) -> list[str]:
     try:
-        return machine.model_copy(update={"system": system_of(place)})
-    except (LivemountError, OSError) as error:
-        # A backup does not fail for it.
-        log.info("what system %s holds cannot be told: %s", place, error)
-        return machine
+        return shlex.split(text)
+    except ValueError:
+        return [text]
 
 
-def system_of(place: Path) -> str:
-    """In its own words, e.g. `Debian GNU/Linux 12 (bookworm)`; empty where there is none that is known.
-
-    Nothing is written, not even to a file system that is in use. Raises `LivemountError` for a disk that cannot be
-    read, or when mounting is not allowed (it needs root).
-    """
-    if place.is_dir():
-        with Root.at(place) as root:
-            return next((found for family in FAMILIES if (found := family.name_of(root))), "")
-    return str(confined({"look": str(place.resolve())})["system"])
+def read_fstab(root: Root) -> list[fstab.Entry]:
+    """What is mounted where, in order."""
+    return fstab.parse(root.read_text(FSTAB)) if root.is_file(FSTAB) else []

@@ -1,4 +1,4 @@
-"""The process that prepares one disk, or looks at it, in a mount namespace of its own; started by `prepare.confined`.
+"""The process that prepares one disk, in a mount namespace of its own; `prepare` starts it and reads what it prints.
 
 Crash contract: mounts, loop devices and scratch files live in this process's namespace and end with it. The disk may be
 prepared in part then; preparing it again completes it.
@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from livemount.core.errors import LivemountError, UnsupportedError
-from livemount.core.run import run
 from livemount.guest.api import GuestReport, GuestRequest
 from livemount.guest.disk import Disk, bootable, read_disk, read_further_disk
 from livemount.guest.families import FAMILIES, Job
+from livemount.guest.mounts import cover
 from livemount.guest.tools import GuestTools
 
-PLACES = ("/mnt", "/media", "/srv")
-"""Folders every Linux host has (Filesystem Hierarchy Standard 3.0): one is covered, in this namespace only."""
 NAMES = {
     "LVM2_member": "LVM",
     "crypto_LUKS": "LUKS encryption",
@@ -31,7 +29,7 @@ def prepare_here(path: Path, request: GuestRequest, tools: GuestTools) -> GuestR
     """Prepare the disk, mounting in the present mount namespace."""
     disk = read_disk(path)
     firmware, missing_loader = bootable(disk)
-    scratch = _scratch(path, tools.folder)
+    scratch = cover(path, tools.folder)
     others = tuple(read_further_disk(other) for other in request.other_disks)
     job = Job(disk, request, tools, scratch, firmware, missing_loader, others)
     for family in FAMILIES:
@@ -39,22 +37,6 @@ def prepare_here(path: Path, request: GuestRequest, tools: GuestTools) -> GuestR
         if report is not None:
             return report
     raise UnsupportedError(f"no Linux root file system that can be prepared is on {path}: {_seen(disk)}")
-
-
-def look_here(path: Path) -> str:
-    """What the system on the disk calls itself, empty where none is known; nothing is written."""
-    disk = read_disk(path)
-    scratch = _scratch(path)
-    return next((found for family in FAMILIES if (found := family.look(disk, scratch))), "")
-
-
-def _scratch(*needed: Path) -> Path:
-    for name in PLACES:
-        place = Path(name)
-        if place.is_dir() and not any(path.resolve().is_relative_to(place) for path in needed):
-            run("mount", "-t", "tmpfs", "-o", "mode=0700,size=75%,nosuid,nodev,noexec", "tmpfs", place)
-            return place
-    raise LivemountError(f"none of {', '.join(PLACES)} is there and free to mount the guest's file systems in")
 
 
 def _seen(disk: Disk) -> str:
@@ -68,14 +50,11 @@ def _seen(disk: Disk) -> str:
 
 
 def main() -> None:
-    """Read the job from standard input, print the report, the system's name or the error as JSON."""
+    """Read the job from standard input, print the report or the error as JSON."""
     job = json.load(sys.stdin)
     try:
-        if "look" in job:
-            answer: dict[str, Any] = {"system": look_here(Path(job["look"]))}
-        else:
-            request, tools = GuestRequest.model_validate(job["request"]), GuestTools(Path(job["tools"]))
-            answer = {"report": prepare_here(Path(job["disk"]), request, tools).model_dump(mode="json")}
+        request, tools = GuestRequest.model_validate(job["request"]), GuestTools(Path(job["tools"]))
+        answer: dict[str, Any] = {"report": prepare_here(Path(job["disk"]), request, tools).model_dump(mode="json")}
     except LivemountError as error:
         answer = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
     print(json.dumps(answer))

@@ -34,7 +34,6 @@ from livemount.guest.api import GuestReport, GuestRequest
 from livemount.host.api import EventKind, ExportedDisk, Inspection, InspectionRequest, PseudoDisk, PseudoDiskRequest
 from livemount.host.events import EventLog
 from livemount.host.records import Record, Records
-from livemount.media.registry import pin_source, unpin_source
 from livemount.target.api import LUN, Session, Target, TargetSpec, initiator_iqn, target_iqn
 
 log = logging.getLogger(__name__)
@@ -92,7 +91,8 @@ class Mounts:
             record = self._admit(mount, request)
             try:
                 for source, holder in self.records.pins(mount, request):
-                    pin_source(source, holder, f"the mount {mount} on {gethostname()}")
+                    reason = f"the mount {mount} on {gethostname()}"
+                    self.driver.pin(source, holder, reason, request.password_file)
                 if not record.prepared:
                     record = self._prepare_disk(mount, record)
                 self._export(mount, record)
@@ -172,7 +172,7 @@ class Mounts:
             self.records.write(name, Record(request=asked, created=datetime.now(UTC), inspection=True))
             try:
                 for source, holder in self.records.pins(name, asked):
-                    pin_source(source, holder, f"an inspection on {gethostname()}")
+                    self.driver.pin(source, holder, f"an inspection on {gethostname()}", asked.password_file)
                 return self._inspect(name, asked)
             finally:
                 self._remove(name)
@@ -332,7 +332,10 @@ class Mounts:
         else:
             steps.insert(0, lambda: self.boot.withdraw(record.request.address))
             steps += [partial(self.driver.destroy, spec.id) for spec in self.records.disk_specs(mount, record.request)]
-            steps += [partial(unpin_source, *pin) for pin in self.records.pins(mount, record.request)]
+            steps += [
+                partial(self.driver.unpin, source, holder, record.request.password_file)
+                for source, holder in self.records.pins(mount, record.request)
+            ]
         for step in steps:
             try:
                 step()

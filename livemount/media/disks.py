@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 from livemount.core.errors import ConflictError, UsageError
 from livemount.core.machine import Copy, DiskDescription, Frozen
 from livemount.media.image_chain import SUFFIXES
-from livemount.media.registry import named, open_source
+from livemount.media.registry import SourceUri, named, open_source
 from livemount.media.source import Source, TracksChanges
 from livemount.media.sources.file import read_error
 
@@ -168,11 +168,23 @@ def with_data(disk: OpenDisk) -> OpenDisk:
     return replace(disk, data=[(extent.offset, extent.length) for extent in extents if not extent.hole])
 
 
+def source_uri(place: Path | str) -> str:
+    """The URI of a raw image's path, or what is one already. Raises `UsageError` for the path of another image."""
+    if isinstance(place, str):
+        return place
+    _check_raw(place)
+    return str(SourceUri("file", place.resolve(), {}))
+
+
+def _check_raw(path: Path) -> None:
+    if path.suffix.lower() in SUFFIXES:
+        raise UsageError(f"{path} is no raw image", hint=f"name it as image://{path.absolute()}")
+
+
 def _open_path(given: DiskInput, path: Path, file: str) -> OpenDisk:
     if given.password_file is not None:
         raise UsageError(f"{path} has no password")
-    if path.suffix.lower() in SUFFIXES:
-        raise UsageError(f"{path} is no raw image", hint=f"name it as image://{path.absolute()}")
+    _check_raw(path)
     try:
         status = path.stat()
         if stat.S_ISREG(status.st_mode):

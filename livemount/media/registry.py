@@ -98,10 +98,10 @@ class SourceModule(Protocol):
 class PinningModule(Protocol):
     """What a module offers as well, whose sources are subject to retention."""
 
-    def pin(self, uri: str, holder: str, reason: str) -> None:
+    def pin(self, uri: str, holder: str, reason: str, password_file: Path | None) -> None:
         """Keep it from being removed."""
 
-    def unpin(self, uri: str, holder: str) -> None:
+    def unpin(self, uri: str, holder: str, password_file: Path | None) -> None:
         """Let it be removed again."""
 
 
@@ -166,21 +166,22 @@ def changes_between(before: str, after: str, password_file: Path | None) -> Iter
     return module.changes(before, after, password_file)
 
 
-def pin_source(uri: str, holder: str, reason: str) -> None:
+def pin_source(uri: str, holder: str, reason: str, password_file: Path | None = None) -> None:
     """Keep what `uri` names from being removed by retention, where it is subject to one, until `unpin_source`.
 
-    `holder` names who needs it, `reason` tells people. Raises `NotFoundError` when it is gone, `ConflictError`.
+    `holder` names who needs it, `reason` tells people. Raises `NotFoundError` when it is gone, `ConflictError`, and for
+    a repository elsewhere what opening it raises.
     """
     module = _module(uri)
     if isinstance(module, PinningModule):
-        module.pin(uri, holder, reason)
+        module.pin(uri, holder, reason, password_file)
 
 
-def unpin_source(uri: str, holder: str) -> None:
+def unpin_source(uri: str, holder: str, password_file: Path | None = None) -> None:
     """Undo `pin_source`; nothing happens when there is no pin."""
     module = _module(uri)
     if isinstance(module, PinningModule):
-        module.unpin(uri, holder)
+        module.unpin(uri, holder, password_file)
 
 
 def _module(uri: str) -> SourceModule:
@@ -188,8 +189,9 @@ def _module(uri: str) -> SourceModule:
     if not colon or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
         raise UsageError(f"{uri!r} is no source URI", hint="for example file:///images/web01.raw")
     # Most are named like their scheme: the others' libraries, which each worker would need memory for, stay out.
-    if scheme in _names() and scheme in _import(scheme).SCHEMES:
-        return _import(scheme)
+    name = scheme.partition("+")[0]
+    if name in _names() and scheme in _import(name).SCHEMES:
+        return _import(name)
     if scheme not in _modules():
         raise UnsupportedError(f"there is no source for {scheme!r}", hint=f"known are {', '.join(schemes())}")
     return _modules()[scheme]

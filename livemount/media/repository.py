@@ -1,4 +1,4 @@
-"""A repository of copies, in restic's format (version 2), in a local folder.
+"""A repository of copies, in restic's format (version 2), in a local folder or elsewhere.
 
 A copy is a snapshot with the tag `livemount`, its host name the machine's name: `/NAME/disk0.raw`, `/NAME/disk1.raw`
 and so on, and `/NAME/machine.json`. A backup leaves a whole snapshot or none; readers need no lock.
@@ -23,17 +23,18 @@ from livemount import _native
 from livemount.core.errors import (
     ConflictError,
     CorruptError,
+    DeniedError,
     LivemountError,
     NotFoundError,
-    UnavailableError,
     UnsupportedError,
     UsageError,
 )
 from livemount.core.machine import Copy, CopyDisk, DiskDescription, DiskKind, Frozen, MachineDescription, is_name
-from livemount.core.secrets import read_secret
+from livemount.core.secrets import read_password
 from livemount.media.detect import detect, detect_firmware
 from livemount.media.disks import BITMAP, Changes, DiskInput, OpenDisk, disk_file, opened, with_data
-from livemount.media.pins import Lock, Pins
+from livemount.media.notes import pins_of
+from livemount.media.pins import Lock, Pins, tolerant_of_read_only
 from livemount.media.registry import SourceUri
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,26 @@ class Made:
     """Read from the disks, without those of `verify`."""
     added: int
     """Added to the repository."""
+
+
+class Copied(Frozen):
+    """A copy that is in another repository as well."""
+
+    copy_id: str
+    """Its id there: its content is encrypted with another key."""
+    now: bool
+    """Whether it was not there before."""
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """What copying to another repository did. Bytes."""
+
+    copies: list[Copied]
+    read: int
+    """Of chunks that the other did not have."""
+    added: int
+    """Added to the other repository."""
 
 
 class Pruned(Frozen):
@@ -168,27 +189,42 @@ class Decision:
 class Repository:
     """An open repository. Every method may be called from any thread."""
 
-    def __init__(self, path: Path, native: _native.Repository) -> None:
-        self.path = path
-        self.pins = Pins(path)
+    def __init__(self, place: Path | str, native: _native.Repository) -> None:
+        self.place = place
+        """Its folder, or its URI."""
+        self.pins: Pins = pins_of(place, native)
         self._native = native
 
     @classmethod
-    def init(cls, path: Path, password_file: Path) -> Repository:
-        """Make a new, encrypted repository in an empty or missing folder.
+    def init(cls, place: Path | str, password_file: Path, *, append_only: bool = False) -> Repository:
+        """Make a new, encrypted repository: in an empty or missing folder, or where a URI names a place without any.
 
-        Raises `ConflictError` when the folder is not empty, `DeniedError` for a bad password file.
+        From one that is `append_only` nothing is ever removed.
+
+        Raises `ConflictError` when something is there, `DeniedError` for a bad password file or wrong keys,
+        `UsageError` for a malformed URI, `NotFoundError` for a missing bucket, `UnavailableError`.
         """
-        path = path.absolute()
-        made = cls(path, _native.Repository.init(path, _password(password_file)))
+        place = _absolute(place)
+        made = cls(place, _native.Repository.init(place, *read_password(password_file), append_only))
         made.pins.begin()
         return made
 
     @classmethod
-    def open(cls, path: Path, password_file: Path) -> Repository:
-        """Open a repository. Raises `NotFoundError`, `DeniedError` for a wrong password, `CorruptError`."""
-        path = path.absolute()
-        return cls(path, _native.Repository.open(path, _password(password_file)))
+    def open(cls, place: Path | str, password_file: Path) -> Repository:
+        """Open a repository, by its folder or its URI.
+
+        Raises `NotFoundError`, `DeniedError` for a wrong password or wrong keys, `CorruptError`, `UnavailableError`,
+        `UsageError` for a malformed URI.
+        """
+        place = _absolute(place)
+        return cls(place, _native.Repository.open(place, *read_password(password_file)))
+
+    @property
+    def path(self) -> Path:
+        """Its folder. Raises `UnsupportedError` for one that is elsewhere."""
+        if isinstance(self.place, str):
+            raise UnsupportedError(f"{self.place} is not a folder")
+        return self.place
 
     def backup(
         self,
@@ -261,8 +297,12 @@ class Repository:
         description: MachineDescription | None = None,
         progress: Progress | None = None,
         tags: Sequence[str] = (),
+        *,
+        across: bool = False,
     ) -> Made:
-        """Write the files below a folder, of one file system, as a copy: a mount makes a disk of them.
+        """Write the files below a folder as a copy: a mount makes a disk of them.
+
+        Of one file system, unless `across` says that those mounted in it belong to it.
 
         Files that the last copy has as they are now are not read. Raises what `make` raises: of a file that cannot be
         read as well.
@@ -284,6 +324,7 @@ class Repository:
                 name,
                 list(tags),
                 [Path(folder) for folder in EMPTIED],
+                across,
                 copies[-1].id if copies else None,
                 describe,
                 progress or (lambda _read, _total: None),
@@ -350,9 +391,11 @@ class Repository:
                 whole = with_data(replace(disk, base=None))
                 self._native.verify(id, Path("/", name, disk.file), whole, progress)
         except CorruptError as error:
-            self._native.forget([id])
+            kept = self._native.append_only
+            if not kept:
+                self._native.forget([id])
             raise CorruptError(
-                f"{error.message}; the copy {name}@{id[:8]} was forgotten",
+                f"{error.message}; the copy {name}@{id[:8]} {'is wrong, and stays' if kept else 'was forgotten'}",
                 hint="where a list of changes was given, it was not of this disk since that copy: leave it out",
             ) from error
 
@@ -364,7 +407,7 @@ class Repository:
             return
         facts = [(disk.origin, disk.size) for disk in disks]
         folder = self.pins.unfinished
-        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = folder / hashlib.sha256(repr((name, facts)).encode()).hexdigest()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -394,7 +437,7 @@ class Repository:
                     self._copy(snapshot.id, snapshot.hostname, snapshot.time, self._note(snapshot), snapshot.added)
                 )
             except LivemountError as error:
-                damaged.append(f"the snapshot {snapshot.id} of {self.path}: {error.message}")
+                damaged.append(f"the snapshot {snapshot.id} of {self.place}: {error.message}")
         return Listing(copies, damaged)
 
     def copies(self, name: str | None = None) -> list[Copy]:
@@ -406,15 +449,11 @@ class Repository:
 
     def find(self, reference: str) -> Copy:
         """The copy that a reference names; see `choose`."""
-        return choose(self.copies(), reference, str(self.path))
+        return choose(self.copies(), reference, str(self.place))
 
     def state(self) -> State:
         """What its copies depend on, without reading them: cheap. Raises `UnavailableError` when it is away."""
-        try:
-            config = (self.path / "config").read_bytes()
-            snapshots = sorted(entry.name for entry in (self.path / "snapshots").iterdir())
-        except OSError as error:
-            raise UnavailableError(f"the repository {self.path} cannot be read: {error.strerror}") from error
+        config, snapshots = self._native.state()
         return State(hashlib.sha256(config).hexdigest(), hashlib.sha256("\n".join(snapshots).encode()).hexdigest())
 
     def check(self, read_percent: float = 0) -> CheckReport:
@@ -433,7 +472,8 @@ class Repository:
         `DeniedError` for an append-only repository, `ConflictError` while copies are being pinned, `CorruptError` for a
         damaged pin.
         """
-        with self.pins.locked(Lock.PINS, alone=True):
+        self._must_forget()
+        with self.pins.locked(Lock.PINS, alone=True) as held:
             pins = self.pins.all()
             machines: defaultdict[str, dict[str, Copy]] = defaultdict(dict)
             for copy in self.copies(name):
@@ -449,8 +489,18 @@ class Repository:
                     raise UsageError(f"these rules keep no copy of {machine}", hint="nothing was forgotten")
             decisions.sort(key=lambda each: each.copy.time)
             if not plan_only:
-                self._native.forget([each.copy.id for each in decisions if not each.kept])
+                for each in decisions:
+                    if not each.kept:
+                        held()
+                        self._native.forget([each.copy.id])
         return decisions
+
+    def _must_forget(self) -> None:
+        if self._native.append_only:
+            raise DeniedError(
+                f"{self.place} is append-only: nothing in it is forgotten or pruned",
+                hint="to give back its room, `livemount copy` what is to stay to a new repository",
+            )
 
     def prune(self, *, plan_only: bool = False, max_unused: int = 5, keep_marked: timedelta = KEEP_MARKED) -> Pruned:
         """Give back the room that no copy needs, killed backups' as well; running mounts go on, backups wait.
@@ -458,8 +508,10 @@ class Repository:
         Packs are marked first, and deleted by a prune that finds them marked for `keep_marked`. `max_unused` is the
         part of the repository, in per cent, that may stay unused within packs that are needed.
 
-        Raises `ConflictError` while a backup is made, `CorruptError` when what copies need cannot be told.
+        Raises `ConflictError` while a backup is made, `CorruptError` when what copies need cannot be told,
+        `DeniedError` for an append-only repository.
         """
+        self._must_forget()
         with self.pins.locked(Lock.PACKS, alone=True):
             done = self._native.prune(plan_only, max_unused, int(keep_marked.total_seconds()))
             if not plan_only:
@@ -467,6 +519,33 @@ class Repository:
                 for journal in self.pins.unfinished.glob("*"):
                     journal.unlink()
         return Pruned(marked=done.marked, deleted=done.deleted, repacked=done.repacked)
+
+    def copy_to(
+        self,
+        other: Repository,
+        copies: Sequence[Copy],
+        progress: Progress | None = None,
+        checkpoint: int = CHECKPOINT,
+    ) -> Auxiliary:
+        """Copy copies, with all that they need and is not there, to another repository; what is there stays as it is.
+
+        Each keeps its name, time and description. Every chunk is checked before it is written. Killed, it goes on where
+        it was when it is asked for again: what was written is named in an index after each `checkpoint` bytes.
+
+        Raises `ConflictError` for one and the same repository or while one of them is pruned, `CorruptError` for a copy
+        that is damaged, `NotFoundError`, `UnavailableError`, `NoSpaceError`. None of the copies is there then.
+        """
+        if self.state().identity == other.state().identity:
+            raise ConflictError(f"{self.place} and {other.place} are the same repository")
+        with contextlib.ExitStack() as stack:
+            with tolerant_of_read_only(self.place, "it must not be pruned meanwhile"):
+                stack.enter_context(self.pins.locked(Lock.PACKS, alone=False))
+            stack.enter_context(other.pins.locked(Lock.PACKS, alone=False))
+            done = self._native.copy_to(
+                other._native, [copy.id for copy in copies], checkpoint, progress or (lambda _read, _total: None)
+            )
+        log.info("copied %d copies to %s: %d bytes added", len(copies), other.place, done.added)
+        return Auxiliary([Copied(copy_id=id, now=now) for id, now in done.snapshots], done.read, done.added)
 
     def digest(self, copy: Copy, disk: int | None = None) -> str:
         """SHA-256 of the bytes of a copy's disk (the one it starts from), in hex; all of it is read."""
@@ -506,9 +585,12 @@ class Repository:
         )
 
     def _uri(self, snapshot: str, path: str, kind: DiskKind) -> SourceUri:
-        if kind is DiskKind.FILES:
-            return SourceUri("files", self.path, {"snapshot": snapshot, "path": path})
-        return SourceUri("restic", self.path, {"snapshot": snapshot, "file": path})
+        options = {"snapshot": snapshot, "path" if kind is DiskKind.FILES else "file": path}
+        scheme = "files" if kind is DiskKind.FILES else "restic"
+        if isinstance(self.place, Path):
+            return SourceUri(scheme, self.place, options)
+        there = SourceUri.parse(self.place, host=True)
+        return replace(there, scheme=there.scheme.replace("restic", scheme, 1), options=options)
 
     def _copy(self, id: str, name: str, microseconds: int, note: Note, added: int | None) -> Copy:
         told = note.machine.disks or (DiskDescription(file=disk_file(0), size=note.size, boot=True),)
@@ -558,8 +640,7 @@ def choose(everything: list[Copy], reference: str, place: str) -> Copy:
     raise NotFoundError(f"{place} has no copy {reference}", hint=f"copies of {name}: {listed}")
 
 
-def _password(file: Path) -> str:
-    password = read_secret(file)
-    if not password:
-        raise UsageError(f"the password file {file} is empty")
-    return password
+def _absolute(place: Path | str) -> Path | str:
+    if "://" in str(place):
+        return str(place)
+    return Path(place).absolute()

@@ -22,6 +22,9 @@ from livemount.policies.policy import Purpose
 from livemount.policies.run import made_by
 from livemount.policies.schedule import due_after, last_due
 
+BACKUPS = (JobKind.BACKUP, JobKind.FORGET)
+"""Kinds of jobs that are of one machine."""
+
 
 class Run(Frozen):
     """A job that is over."""
@@ -62,8 +65,9 @@ class Entry(Frozen):
     last_copy: str | None
     """`NAME@ID` of it."""
     last_failure: Run | None
+    """Of a backup, or of forgetting by the policy's rules."""
     failing: bool
-    """The last failure came after the last success."""
+    """That failure came after the last success of its kind."""
     running_since: datetime | None
     copies: int | None
     """`None`, as all below: the repository could not be read, or the policy is another machine's."""
@@ -125,7 +129,7 @@ class _Known:
     made: list[Job]
     """Backups that are done, of the days that are looked at."""
     latest: list[Job]
-    """The newest backups of each outcome."""
+    """The newest backups, and times that copies were forgotten, of each outcome."""
 
 
 def make_report(settings: Settings, warn: Warn, grace: timedelta, days: int, now: datetime | None = None) -> Report:
@@ -144,7 +148,7 @@ def make_report(settings: Settings, warn: Warn, grace: timedelta, days: int, now
         made = [job for job in catalog.jobs(kind=JobKind.BACKUP, since=since) if job.outcome is Outcome.DONE]
         counts = catalog.counts()
     there = None if copies is None else {copy.id for copy in copies}
-    backups = [job for job in latest if job.kind is JobKind.BACKUP and not _is_gone(job, place, there)]
+    backups = [job for job in latest if job.kind in BACKUPS and not _is_gone(job, place, there)]
     here = [job for job in latest if job.location == place]
     return Report(
         time=now,
@@ -173,7 +177,12 @@ def _copies(settings: Settings, warn: Warn) -> tuple[list[Copy] | None, set[str]
 
 def _is_gone(job: Job, place: str, there: set[str] | None) -> bool:
     """Whether a job's copy is no longer in the repository that was looked at: another machine's may lie likewise."""
-    if there is None or job.location != place or job.host not in (None, socket.gethostname()):
+    if (
+        job.kind is not JobKind.BACKUP
+        or there is None
+        or job.location != place
+        or job.host not in (None, socket.gethostname())
+    ):
         return False
     return job.outcome is Outcome.DONE and job.copy_id not in there
 
@@ -206,11 +215,14 @@ def _known(
 def _entry(known: _Known, held: set[str], since: datetime, grace: timedelta, now: datetime) -> Entry:
     applied, copies = known.applied, known.copies
     name = applied.policy.name if applied else None
-    done = [(job.started, job.copy_id) for job in known.latest if job.outcome is Outcome.DONE]
+    ended = [job for job in known.latest if job.outcome is Outcome.DONE]
+    done = [(job.started, job.copy_id) for job in ended if job.kind is JobKind.BACKUP]
     done += [(copy.time, copy.id) for copy in copies or []]
     success = max(done, default=None, key=lambda each: each[0])
     failure = _newest(job for job in known.latest if job.outcome in (Outcome.FAILED, Outcome.CRASHED))
-    running = _newest(job for job in known.latest if job.outcome is None)
+    since_then = [job.started for job in ended if failure and job.kind is failure.kind]
+    since_then += [copy.time for copy in copies or [] if failure and failure.kind is JobKind.BACKUP]
+    running = _newest(job for job in known.latest if job.outcome is None and job.kind is JobKind.BACKUP)
     wanted = _wanted(applied, applied.policy.when, grace, now) if applied else None
     newest = copies[-1] if copies else None
     return Entry(
@@ -225,7 +237,7 @@ def _entry(known: _Known, held: set[str], since: datetime, grace: timedelta, now
         age_seconds=(now - success[0]).total_seconds() if success else None,
         last_copy=f"{known.machine}@{success[1][:8]}" if success and success[1] else None,
         last_failure=_run(failure),
-        failing=failure is not None and (success is None or failure.started > success[0]),
+        failing=failure is not None and all(time < failure.started for time in since_then),
         running_since=running.started if running else None,
         copies=None if copies is None else len(copies),
         held=None if copies is None else sum(copy.id in held for copy in copies),

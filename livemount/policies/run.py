@@ -14,7 +14,7 @@ from livemount.catalog.catalog import JobKind
 from livemount.core.errors import ConflictError, CorruptError, NotFoundError, UnavailableError
 from livemount.core.machine import Copy, Frozen
 from livemount.core.settings import Settings
-from livemount.guest.system import described
+from livemount.inside.describe import described
 from livemount.media.disks import DiskInput
 from livemount.media.repository import Made, Progress, Repository, Wanted
 from livemount.policies.policy import Policy, Purpose
@@ -125,7 +125,7 @@ def _make(repository: Repository, policy: Policy, tags: tuple[str, ...], progres
         folder = Path(policy.files)
         if folder.is_dir() and not any(folder.iterdir()):
             raise UnavailableError(f"the folder {folder} is empty", hint="is its file system mounted?")
-        return repository.make_files(folder, policy.machine, described(machine, folder), progress, tags)
+        return repository.make_files(folder, policy.machine, described(machine, DiskInput(folder)), progress, tags)
     wanted = Wanted(
         boot=policy.boot,
         since=policy.since,
@@ -135,7 +135,7 @@ def _make(repository: Repository, policy: Policy, tags: tuple[str, ...], progres
         tags=tags,
     )
     inputs = [_input(place, policy.password_file) for place in policy.disks]
-    machine = described(machine, inputs[policy.boot].place)
+    machine = described(machine, inputs[policy.boot])
     return repository.make(inputs, policy.machine, machine, progress, wanted)
 
 

@@ -141,8 +141,8 @@ def test_copy_that_is_not_there(clean_site: Site) -> None:
 def test_copy_that_vanishes(clean_site: Site) -> None:
     site = clean_site
     copy = site.ask("copies", "web01")["copies"][-1]
-    snapshot = site.settings.repository_path / "snapshots" / copy["id"]
-    hidden = site.settings.repository_path / "hidden"
+    snapshot = Path(site.settings.repository_path) / "snapshots" / copy["id"]
+    hidden = Path(site.settings.repository_path) / "hidden"
     snapshot.rename(hidden)
     try:
         said = site.run("mount", f"web01@{copy['id'][:8]}", "--name", "victim", code=3)
@@ -153,8 +153,8 @@ def test_copy_that_vanishes(clean_site: Site) -> None:
 
 def test_packs_that_vanish(clean_site: Site) -> None:
     site = clean_site
-    packs = site.settings.repository_path / "data"
-    hidden = site.settings.repository_path / "hidden"
+    packs = Path(site.settings.repository_path) / "data"
+    hidden = Path(site.settings.repository_path) / "hidden"
     packs.rename(hidden)
     try:
         request(site, "victim")

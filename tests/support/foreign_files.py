@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 import os
+import shutil
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from livemount.core.secrets import write_secret
+from livemount.media import open_source
 from livemount.media.files import layout
-from livemount.media.repository import Repository
-from tests.support.foreign import MIB, ResticSubject
+from livemount.media.registry import SourceUri
+from livemount.media.repository import FILES_FOLDER, Repository
+from tests.support.foreign import MIB, PASSWORD, MadeOnce, ResticSubject
+
+
+@cache
+def _copy_of_files(disk: bytes) -> tuple[MadeOnce, bytes]:
+    """A repository with a tree that has the disk in it, and what an undamaged disk of that tree holds."""
+    keeper = TemporaryDirectory(prefix="files-")
+    folder = Path(keeper.name)
+    (folder / "tree").mkdir()
+    (folder / "tree/data").write_bytes(disk)
+    os.utime(folder / "tree/data", (0, 0))
+    write_secret(folder / "password", PASSWORD)
+    repository = Repository.init(folder / "repository", folder / "password")
+    copy = repository.make_files(folder / "tree", "web01").copy
+    source = open_source(copy.source, folder / "password")
+    content = source.read(0, source.size)
+    source.close()
+    assert disk[: 2 * MIB] in content
+    return MadeOnce(folder / "repository", copy.id, keeper), content
 
 
 class FilesSubject(ResticSubject):
@@ -23,22 +47,12 @@ class FilesSubject(ResticSubject):
         super().__init__(folder)
 
     def backup(self, disk: Path) -> str:
-        assert self.password is not None
-        tree = self.folder / "tree"
-        tree.mkdir(exist_ok=True)
-        (tree / "data").unlink(missing_ok=True)
-        os.link(disk, tree / "data")
-        made = self.repository.exists()
-        repository = (Repository.open if made else Repository.init)(self.repository, self.password)
-        self._content = b""
-        return repository.make_files(tree, "web01").copy.source
-
-    def serve(self, disk: Path) -> None:
-        super().serve(disk)
-        source = self.open()
-        self._content = source.read(0, source.size)
-        assert (self.folder / "tree/data").read_bytes()[: 2 * MIB] in self._content
-        source.close()
+        made, self._content = _copy_of_files(disk.read_bytes())
+        if self.repository.exists():
+            shutil.rmtree(self.repository)
+        shutil.copytree(made.folder, self.repository)
+        options = {"snapshot": made.name, "path": f"/web01/{FILES_FOLDER}"}
+        return str(SourceUri("files", self.repository, options))
 
     @property
     def content(self) -> bytes:

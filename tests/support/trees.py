@@ -8,8 +8,9 @@ import random
 import socket
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from livemount.core.run import run
 
@@ -101,11 +102,31 @@ def facts(root: Path) -> dict[str, tuple[object, ...]]:
     return found
 
 
+class Readable(Protocol):
+    """A `Source`, or the native disk that one is made of."""
+
+    @property
+    def size(self) -> int: ...
+    def extents(self, offset: int, length: int) -> Iterable[tuple[int, int, bool]]: ...
+    def read(self, offset: int, length: int) -> bytes: ...
+
+
+def dump(source: Readable, target: Path) -> Path:
+    """Write what is no hole of a source into a file."""
+    with target.open("wb") as file:
+        file.truncate(source.size)
+        for offset, length, hole in source.extents(0, source.size):
+            if not hole:
+                os.pwrite(file.fileno(), source.read(offset, length), offset)
+    return target
+
+
 @contextlib.contextmanager
-def mounted(disk: Path, start: int, folder: Path) -> Iterator[Path]:
-    """A file system of a disk file, read only."""
+def mounted(disk: Path, start: int, folder: Path, size: int | None = None) -> Iterator[Path]:
+    """A file system of a disk file, read only. Without `size` (bytes) it is the only one that is mounted."""
     folder.mkdir(exist_ok=True)
-    run("mount", "-t", "ext4", "-o", f"loop,ro,noload,nodev,nosuid,noexec,offset={start}", disk, folder)
+    place = f"loop,offset={start}" + ("" if size is None else f",sizelimit={size}")
+    run("mount", "-t", "ext4", "-o", f"{place},ro,noload,nodev,nosuid,noexec", disk, folder)
     try:
         yield folder
     finally:

@@ -9,7 +9,6 @@ from pathlib import Path
 from livemount.core.machine import Firmware
 from livemount.guest.api import GuestReport, GuestRequest
 from livemount.guest.disk import Disk
-from livemount.guest.rooted import Root
 from livemount.guest.tools import GuestTools
 
 
@@ -30,12 +29,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Family:
-    """What it can do."""
+    """`prepare` returns `None` when the disk holds no system of this family."""
 
     name: str
     prepare: Callable[[Job], GuestReport | None]
-    """Returns `None` when the disk holds no system of this family."""
-    look: Callable[[Disk, Path], str | None]
-    """What the system on a disk calls itself, given scratch space; nothing is written. `None`: none of this family."""
-    name_of: Callable[[Root], str | None]
-    """The same of a tree."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 
 from livemount.core.errors import UnsupportedError
 from livemount.core.machine import Firmware
@@ -17,17 +15,16 @@ from livemount.guest import disk as disks
 from livemount.guest import fstab, modules
 from livemount.guest.api import GuestReport
 from livemount.guest.cpio import Entry, archive, compress
-from livemount.guest.disk import Disk, Partition
+from livemount.guest.disk import Partition
 from livemount.guest.families.family import Family, Job
 from livemount.guest.initrd import KINDS, Initrd, InitrdKind, segments
-from livemount.guest.mounts import mount_inside, mounted
+from livemount.guest.mounts import mounted
 from livemount.guest.rooted import Root
+from livemount.guest.system import FSTAB, find_root, mount_part, os_release, read_fstab
 from livemount.guest.tools import HOME_IN_INITRD
 
-MOUNTABLE = ("ext4", "ext3", "ext2")
 HOME = "/usr/lib/livemount"
 UNITS = "/etc/systemd/system"
-FSTAB = "/etc/fstab"
 NETWORK_WARNINGS = {
     "NetworkManager": "NetworkManager configures the network: that it keeps the root disk's interface is not tested",
     "cloud-init": "cloud-init is installed: it may configure the network anew at the first boot in a cloud",
@@ -59,17 +56,16 @@ class System:
 
 def prepare(job: Job) -> GuestReport | None:
     """Prepare the disk's Linux; `None` when there is none. Raises `UnsupportedError` when it cannot work."""
-    found = _find_root(job.disk, job.scratch)
-    if found is None:
+    partition = find_root(job.disk, job.scratch)
+    if partition is None:
         return None
-    partition, name = found
     if job.request.firmware not in job.firmware:
         can = " and ".join(firmware.upper() for firmware in job.firmware) or "no firmware"
         raise UnsupportedError(
             f"the guest on {job.disk.path} cannot boot under {job.request.firmware.upper()}: its disk boots under {can}"
         )
     changes = []
-    with _system(job, partition, name) as system:
+    with _system(job, partition) as system:
         kernels = []
         refusals = []
         for initrd in system.initrds:
@@ -103,45 +99,11 @@ def prepare(job: Job) -> GuestReport | None:
     )
 
 
-def look(disk: Disk, scratch: Path) -> str | None:
-    """What the Linux on a disk calls itself."""
-    found = _find_root(disk, scratch)
-    return found[1] if found is not None else None
-
-
-def name_of(root: Root) -> str | None:
-    """What the Linux in a tree calls itself, by os-release(5); `None` where there is none."""
-    for path in ("/etc/os-release", "/usr/lib/os-release"):
-        # A link there may lead to a /usr that is not mounted.
-        if root.is_file(path):
-            for line in root.read_text(path, 64 * 1024).splitlines():
-                key, _, value = line.partition("=")
-                if key == "PRETTY_NAME":
-                    return "".join(c for c in " ".join(_words(value)) if c.isprintable())[:200]
-            return "Linux"
-    return None
-
-
-FAMILY = Family("linux", prepare, look, name_of)
-
-
-def _find_root(disk: Disk, scratch: Path) -> tuple[Partition, str] | None:
-    """The partition with an installed system, and its name; of several, the one whose own fstab says that it is `/`."""
-    candidates = []
-    folder = scratch / "look"
-    folder.mkdir()
-    for partition in disk.partitions:
-        if partition.filesystem in MOUNTABLE:
-            with mounted(disk, partition, folder, writable=False) as tree, Root.at(tree) as root:
-                name = name_of(root) if root.is_folder("/etc") else None
-                if name is not None:
-                    own = any(disk.named(entry.device) == partition for entry in _fstab(root) if entry.place == "/")
-                    candidates.append((not own, partition.number, partition, name))
-    return min(candidates)[2:] if candidates else None
+FAMILY = Family("linux", prepare)
 
 
 @contextmanager
-def _system(job: Job, partition: Partition, name: str) -> Iterator[System]:
+def _system(job: Job, partition: Partition) -> Iterator[System]:
     """Mount the tree with its separate /boot and /usr, and look at it."""
     folder = job.scratch / "root"
     folder.mkdir()
@@ -149,10 +111,10 @@ def _system(job: Job, partition: Partition, name: str) -> Iterator[System]:
     with ExitStack() as stack:
         stack.enter_context(mounted(job.disk, partition, folder, writable=True))
         root = stack.enter_context(Root.at(folder))
-        for entry in _fstab(root):
+        for entry in read_fstab(root):
             if entry.place in ("/boot", "/usr"):
-                _mount_part(job.disk, root, entry.device, entry.place)
-        yield _installed(root, partition, name)
+                mount_part(job.disk, root, entry.device, entry.place, writable=True)
+        yield _look(root, partition)
     descriptor = os.open(job.disk.path, os.O_RDWR)
     try:
         os.fsync(descriptor)
@@ -160,17 +122,8 @@ def _system(job: Job, partition: Partition, name: str) -> Iterator[System]:
         os.close(descriptor)
 
 
-def _mount_part(disk: Disk, root: Root, name: str, place: str) -> None:
-    partition = disk.named(name)
-    if partition is None:
-        raise UnsupportedError(f"the guest's {place} is on {name}, which is not on this disk")
-    if partition.filesystem not in MOUNTABLE:
-        raise UnsupportedError(f"the guest's {place} is {partition}, and only {', '.join(MOUNTABLE)} can be prepared")
-    with root.folder(place) as descriptor:
-        mount_inside(disk, partition, descriptor)
-
-
-def _installed(root: Root, partition: Partition, name: str) -> System:
+def _look(root: Root, partition: Partition) -> System:
+    name = os_release(root) or "Linux"
     for kind in KINDS:
         initrds = kind.find(root)
         if initrds:
@@ -179,17 +132,6 @@ def _installed(root: Root, partition: Partition, name: str) -> System:
     raise UnsupportedError(
         f"{name} has no initrd that can be prepared: none of an installed kernel in /boot made by {tools}"
     )
-
-
-def _words(text: str) -> list[str]:
-    try:
-        return shlex.split(text)
-    except ValueError:
-        return [text]
-
-
-def _fstab(root: Root) -> list[fstab.Entry]:
-    return fstab.parse(root.read_text(FSTAB)) if root.is_file(FSTAB) else []
 
 
 def _mend_fstab(job: Job, root: Root) -> tuple[list[str], list[str]]:

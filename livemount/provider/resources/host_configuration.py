@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import Field
 from typing_extensions import override
 
 from livemount.configure.api import HostSpec, check, configure, remove, roles_digest
@@ -24,6 +25,7 @@ class HostConfigurationInputs(Inputs):
     guest_tools: Path
     recall_quota: QuotaText = RECALL_QUOTA
     keep_recall_stores: bool = False
+    variables: dict[str, str] = Field(default_factory=dict)
 
     def spec(self) -> HostSpec:
         """What the roles are run with."""
@@ -36,6 +38,7 @@ class HostConfigurationInputs(Inputs):
             guest_tools=self.guest_tools,
             recall_quota=self.recall_quota,
             keep_recall_stores=self.keep_recall_stores,
+            variables=self.variables,
         )
 
 
@@ -47,7 +50,7 @@ class HostConfiguration(Resource[HostConfigurationInputs]):
 
     token = "livemount:index:HostConfiguration"  # noqa: S105
     inputs = HostConfigurationInputs
-    updatable = frozenset({"address", "tokenFile", "guestTools", "recallQuota", "keepRecallStores"})
+    updatable = frozenset({"address", "tokenFile", "guestTools", "recallQuota", "keepRecallStores", "variables"})
 
     @override
     def id(self, inputs: HostConfigurationInputs) -> str:

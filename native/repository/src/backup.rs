@@ -14,7 +14,7 @@ use jiff::{Timestamp, Zoned};
 use rustic_core::repofile::{
     Metadata as NodeMetadata, Node, NodeType, SnapshotFile, SnapshotSummary, StringList, Tree,
 };
-use rustic_core::{FileType, Id, TreeId};
+use rustic_core::{Id, TreeId};
 
 use crate::crypto::hash;
 use crate::disk::Disk;
@@ -25,6 +25,7 @@ use crate::journal::{Journal, Known, Stored};
 use crate::packer::{Packer, write_index};
 use crate::parts::{Parts, SEGMENT, SEGMENT_FILE, segment_name};
 use crate::plan::{Plan, chunks_of, within};
+use crate::store::Area;
 use crate::repository::Repository;
 use crate::workers;
 
@@ -400,7 +401,7 @@ pub fn backup<E: From<Error>>(
         summary: Some(summary),
         ..SnapshotFile::default()
     };
-    let id = repository.write_json(FileType::Snapshot, &snapshot)?;
+    let id = repository.write_json(Area::Snapshot, &snapshot)?;
     Ok(Written { snapshot: id, time: started, stored, read, added: data_added + tree_added })
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use quick_cache::sync::Cache;
-use rustic_core::{FileType, Id};
+use rustic_core::Id;
 use sha2::{Digest, Sha256};
 
 use crate::backup::CHUNK;
@@ -21,6 +21,7 @@ use crate::crypto::{hash, id_bytes};
 use crate::error::{Error, Kind, Result};
 use crate::index::{BlobKind, Entry, Index};
 use crate::parts::Parts;
+use crate::store::Area;
 use crate::repository::Repository;
 use crate::workers;
 
@@ -212,7 +213,7 @@ impl Disk {
         let (pack, entry) = self.place(number);
         let result = self.repository.read_blob(&pack, &entry);
         if !matches!(&result, Err(error) if error.kind == Kind::Corrupt)
-            || self.repository.store.has(FileType::Pack, &pack)
+            || self.repository.store.has(Area::Pack, &pack)?
         {
             return result;
         }

@@ -3,16 +3,20 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rustic_core::{FileType, Id};
+use rustic_core::Id;
 use serde::{Deserialize, Serialize};
 
 use crate::crypto::OVERHEAD;
 use crate::error::{Error, Result};
+use crate::store::Area;
 use crate::repository::Repository;
 use crate::workers;
 
+/// How often the index is read when its files are replaced meanwhile.
+const ATTEMPTS: usize = 5;
+
 /// What a blob holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BlobKind {
     Data,
@@ -70,8 +74,22 @@ pub struct Index {
 
 impl Index {
     /// Read all index files. One that is damaged is named in `damaged`; one that cannot be read is an error.
+    ///
+    /// Readers hold no lock: a prune may write new files and remove those that were listed. Then it is read again.
     pub fn load(repository: &Repository) -> Result<Self> {
-        let files = repository.store.files(FileType::Index)?;
+        let mut files = files(repository)?;
+        for _ in 1..ATTEMPTS {
+            let index = Self::read(repository, &files)?;
+            let now = self::files(repository)?;
+            if now == files {
+                return Ok(index);
+            }
+            files = now;
+        }
+        Self::read(repository, &files)
+    }
+
+    fn read(repository: &Repository, files: &[Id]) -> Result<Self> {
         let next = AtomicUsize::new(0);
         let loaded = Mutex::new(Self { packs: Vec::new(), entries: Vec::new(), damaged: Vec::new() });
         let threads = workers::threads().min(files.len());
@@ -79,10 +97,10 @@ impl Index {
             threads,
             |stop| {
                 while !stop.is_set() {
-                    let Some((id, _)) = files.get(next.fetch_add(1, Ordering::Relaxed)) else {
+                    let Some(id) = files.get(next.fetch_add(1, Ordering::Relaxed)) else {
                         break;
                     };
-                    let parsed = repository.read_json::<IndexFile>(FileType::Index, id);
+                    let parsed = repository.read_json::<IndexFile>(Area::Index, id);
                     let mut index = loaded.lock().expect("no thread panics while it holds it");
                     match parsed {
                         Ok(file) => index.add(file),
@@ -129,4 +147,11 @@ impl Index {
         Error::corrupt(format!("{what} cannot be found: {reason}"))
             .hint("`restic repair index` (`restic rebuild-index` before 0.16) makes a new index")
     }
+}
+
+/// The index files, in order.
+fn files(repository: &Repository) -> Result<Vec<Id>> {
+    let mut files: Vec<_> = repository.store.files(Area::Index)?.into_iter().map(|(id, _)| id).collect();
+    files.sort_unstable();
+    Ok(files)
 }

@@ -4,6 +4,7 @@
 //! error ends a backup, and every chunk is checked against its id.
 
 mod backup;
+mod copy;
 mod crypto;
 mod disk;
 mod error;
@@ -11,6 +12,7 @@ mod files;
 mod index;
 mod input;
 mod journal;
+mod notes;
 mod packer;
 mod parts;
 mod plan;

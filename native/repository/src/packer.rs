@@ -4,11 +4,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use rustic_core::{FileType, Id};
+use rustic_core::Id;
 
 use crate::crypto::{hash_parts, id_bytes};
 use crate::error::{Error, Kind, Result};
 use crate::index::{BlobKind, IndexBlob, IndexFile, IndexPack};
+use crate::store::Area;
 use crate::repository::Repository;
 
 /// A pack is written when it has this many bytes.
@@ -82,7 +83,7 @@ impl<'a> Packer<'a> {
         parts.push(sealed.into());
         parts.push(Bytes::copy_from_slice(&length.to_le_bytes()));
         let id = hash_parts(&parts);
-        self.repository.store.write(FileType::Pack, &id, &parts)?;
+        self.repository.store.write(Area::Pack, &id, &parts)?;
         let size: usize = parts.iter().map(Bytes::len).sum();
         self.added.fetch_add(size as u64, Ordering::Relaxed);
         self.done.lock().expect("no thread panics holding it").push(IndexPack { id, blobs });
@@ -115,12 +116,12 @@ pub fn write_index(repository: &Repository, packs: impl Iterator<Item = IndexPac
         blobs += pack.blobs.len();
         file.packs.push(pack);
         if blobs >= INDEX_BLOBS {
-            repository.write_json(FileType::Index, &std::mem::take(&mut file))?;
+            repository.write_json(Area::Index, &std::mem::take(&mut file))?;
             blobs = 0;
         }
     }
     if !file.packs.is_empty() {
-        repository.write_json(FileType::Index, &file)?;
+        repository.write_json(Area::Index, &file)?;
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::backup::{self, DiskOrder, Order, Written};
+use crate::copy::{self, Copied};
 use crate::disk::{Disk, parse_id, read_small};
 use crate::error::{Error, Kind, Result};
 use crate::files::backup::Order as FilesOrder;
@@ -17,6 +18,7 @@ use crate::files::python::{PyFileTree, PyFilesDisk};
 use crate::input::{Image, Input};
 use crate::repository::Repository;
 use crate::retention::{Pruned, Verdict};
+use crate::store::{Area, Secrets};
 
 /// A panic is an error of the one request.
 pub fn contained<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -136,6 +138,14 @@ pub struct PyBackupResult {
     added: u64,
 }
 
+/// What copying into another repository did: of each snapshot its id there, and whether it was copied now.
+#[pyclass(frozen, get_all, name = "Copied", module = "livemount._native")]
+pub struct PyCopied {
+    snapshots: Vec<(String, bool)>,
+    read: u64,
+    added: u64,
+}
+
 /// What a prune did, in bytes of packs.
 #[pyclass(frozen, get_all, name = "Pruned", module = "livemount._native")]
 pub struct PyPruned {
@@ -150,15 +160,55 @@ pub struct PyRepository(Arc<Repository>);
 #[pymethods]
 impl PyRepository {
     #[staticmethod]
-    fn init(py: Python<'_>, path: PathBuf, password: &str) -> PyResult<Self> {
-        let repository = py.detach(|| contained(|| Repository::init(&path, password)))?;
+    #[pyo3(signature = (place, password, secrets=None, append_only=false))]
+    fn init(
+        py: Python<'_>,
+        place: PathBuf,
+        password: &str,
+        secrets: Option<Secrets>,
+        append_only: bool,
+    ) -> PyResult<Self> {
+        let secrets = secrets.unwrap_or_default();
+        let repository = py.detach(|| contained(|| Repository::init(&place, password, &secrets, append_only)))?;
         Ok(Self(Arc::new(repository)))
     }
 
     #[staticmethod]
-    fn open(py: Python<'_>, path: PathBuf, password: &str) -> PyResult<Self> {
-        let repository = py.detach(|| contained(|| Repository::open(&path, password)))?;
+    #[pyo3(signature = (place, password, secrets=None))]
+    fn open(py: Python<'_>, place: PathBuf, password: &str, secrets: Option<Secrets>) -> PyResult<Self> {
+        let secrets = secrets.unwrap_or_default();
+        let repository = py.detach(|| contained(|| Repository::open(&place, password, &secrets)))?;
         Ok(Self(Arc::new(repository)))
+    }
+
+    /// The ids of the notes: see `livemount.media.notes`.
+    fn notes(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        let found = py.detach(|| contained(|| self.0.store.files(Area::Note)))?;
+        Ok(found.into_iter().map(|(id, _)| id.to_hex().to_string()).collect())
+    }
+
+    fn read_note<'py>(&self, py: Python<'py>, id: &str) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let text = py.detach(|| contained(|| self.0.read_note(&parse_id(id)?)))?;
+        Ok(text.map(|text| PyBytes::new(py, &text)))
+    }
+
+    fn write_note(&self, py: Python<'_>, text: &[u8]) -> PyResult<String> {
+        Ok(py.detach(|| contained(|| self.0.write_note(text)))?.to_hex().to_string())
+    }
+
+    fn remove_note(&self, py: Python<'_>, id: &str) -> PyResult<()> {
+        Ok(py.detach(|| contained(|| self.0.remove_note(&parse_id(id)?)))?)
+    }
+
+    /// Whether forgetting and pruning are refused.
+    #[getter]
+    fn append_only(&self) -> bool {
+        self.0.is_append_only()
+    }
+
+    /// The content of `config`, and the ids of the snapshots, in order.
+    fn state(&self, py: Python<'_>) -> PyResult<(Vec<u8>, Vec<String>)> {
+        Ok(py.detach(|| contained(|| self.0.state()))?)
     }
 
     /// Snapshots, oldest first, and the reasons why others cannot be read.
@@ -246,13 +296,15 @@ impl PyRepository {
         name: &str,
         tags: Vec<String>,
         emptied: Vec<PathBuf>,
+        across: bool,
         since: Option<&str>,
         describe: &Bound<'_, PyAny>,
         progress: &Bound<'_, PyAny>,
     ) -> PyResult<PyBackupResult> {
         let (describe, progress) = (describe.clone().unbind(), progress.clone().unbind());
         let since = since.map(parse_id).transpose()?;
-        let order = FilesOrder { root: &root, name, tags: &tags, emptied: emptied.into_iter().collect(), since };
+        let emptied = emptied.into_iter().collect();
+        let order = FilesOrder { root: &root, name, tags: &tags, emptied, across, since };
         let written = py.detach(|| {
             catch_unwind(AssertUnwindSafe(|| {
                 crate::files::backup::backup(
@@ -276,6 +328,26 @@ impl PyRepository {
             read: written.read,
             added: written.added,
         })
+    }
+
+    /// Copy snapshots into another repository. `progress` is as of `backup`.
+    fn copy_to(
+        &self,
+        py: Python<'_>,
+        to: &Self,
+        ids: Vec<String>,
+        checkpoint: u64,
+        progress: &Bound<'_, PyAny>,
+    ) -> PyResult<PyCopied> {
+        let progress = progress.clone().unbind();
+        let Copied { snapshots, read, added } = py.detach(|| {
+            catch_unwind(AssertUnwindSafe(|| {
+                copy::copy(&self.0, &to.0, &parse_ids(&ids)?, checkpoint, |read, total| tell(&progress, read, total))
+            }))
+            .unwrap_or_else(|payload| Err(Error::panicked(&*payload).into()))
+        })?;
+        let snapshots = snapshots.into_iter().map(|(id, now)| (id.to_hex().to_string(), now)).collect();
+        Ok(PyCopied { snapshots, read, added })
     }
 
     fn file_tree(&self, py: Python<'_>, snapshot: &str, path: PathBuf) -> PyResult<PyFileTree> {
@@ -391,6 +463,7 @@ impl PyDisk {
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PySnapshot>()?;
     module.add_class::<PyBackupResult>()?;
+    module.add_class::<PyCopied>()?;
     module.add_class::<PyPruned>()?;
     module.add_class::<PyRepository>()?;
     module.add_class::<PyFileTree>()?;

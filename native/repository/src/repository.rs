@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustic_core::repofile::{Metadata, Node, NodeType, SnapshotFile, Tree};
 use rustic_core::{
-    CheckOptions, ConfigOptions, Credentials, FileType, Id, KeyOptions, OpenStatus, ReadSubsetOption,
+    CheckOptions, ConfigOptions, Credentials, Id, KeyOptions, OpenStatus, ReadSubsetOption,
     RepositoryBackends, RepositoryOptions,
 };
 use serde::de::DeserializeOwned;
@@ -14,13 +14,13 @@ use serde::de::DeserializeOwned;
 use crate::crypto::{Key, hash};
 use crate::error::{Error, Kind, Result};
 use crate::index::{BlobKind, Entry, Index};
-use crate::store::{Store, kind_name};
+use crate::store::{self, Area, Backend, Secrets, Store};
 
 /// Files and blobs larger than this are not ours or not sane: a damaged length must not take all memory.
 const MAX_BLOB: u32 = 1 << 30;
 
 pub struct Repository {
-    pub store: Store,
+    pub store: Arc<dyn Store>,
     pub key: Key,
     /// Level of compression; none in repositories of format 1.
     pub level: Option<i32>,
@@ -35,65 +35,77 @@ pub struct Snapshots {
     pub bad: Vec<Error>,
 }
 
-fn unopened(store: &Store) -> Result<rustic_core::Repository<()>> {
+fn unopened(store: &Arc<dyn Store>) -> Result<rustic_core::Repository<()>> {
     // No cache: it would keep metadata of users' repositories in the home folder of whoever runs this.
     let options = RepositoryOptions::default().no_cache(true);
-    let backends = RepositoryBackends::new(Arc::new(store.clone()), None);
-    rustic_core::Repository::new(&options, &backends).map_err(|error| Error::rustic(&describe(store), &error))
+    let backends = RepositoryBackends::new(Arc::new(Backend(Arc::clone(store))), None);
+    rustic_core::Repository::new(&options, &backends).map_err(|error| Error::rustic(&describe(&**store), &error))
 }
 
-pub fn describe(store: &Store) -> String {
-    format!("the repository {}", store.root().display())
+pub fn describe(store: &dyn Store) -> String {
+    format!("the repository {}", store.place())
 }
 
 impl Repository {
-    /// Make a new, encrypted repository of format 2 in an empty or missing folder.
-    pub fn init(path: &Path, password: &str) -> Result<Self> {
-        let store = Store::new(path);
-        let occupied = path.is_file() || path.read_dir().is_ok_and(|mut entries| entries.next().is_some());
-        if occupied {
-            return Err(Error::new(Kind::Conflict, format!("{} is not empty", path.display()))
+    /// Make a new, encrypted repository of format 2 in an empty place.
+    pub fn init(place: &Path, password: &str, secrets: &Secrets, append_only: bool) -> Result<Self> {
+        let store = store::open(place, secrets)?;
+        if !store.is_empty()? {
+            return Err(Error::new(Kind::Conflict, format!("{} is not empty", store.place()))
                 .hint("a new repository needs a folder of its own"));
         }
         let inner = unopened(&store)?
             .init(
                 &Credentials::password(password),
                 &KeyOptions::default().with_created(true),
-                &ConfigOptions::default(),
+                &ConfigOptions::default().set_append_only(append_only.then_some(true)),
             )
-            .map_err(|error| Error::rustic(&describe(&store), &error))?;
+            .map_err(|error| Error::rustic(&describe(&*store), &error))?;
         Self::from_inner(store, inner)
     }
 
     /// Open a repository of format 1 or 2.
-    pub fn open(path: &Path, password: &str) -> Result<Self> {
-        let store = Store::new(path);
-        if store.files(FileType::Config)?.is_empty() {
-            return Err(Error::new(Kind::NotFound, format!("there is no repository in {}", path.display())));
+    pub fn open(place: &Path, password: &str, secrets: &Secrets) -> Result<Self> {
+        let store = store::open(place, secrets)?;
+        if store.files(Area::Config)?.is_empty() {
+            return Err(Error::new(Kind::NotFound, format!("there is no repository in {}", store.place())));
         }
         let inner = unopened(&store)?.open(&Credentials::password(password)).map_err(|error| {
             if error.is_incorrect_password() {
-                Error::new(Kind::Denied, format!("wrong password for {}", describe(&store)))
+                Error::new(Kind::Denied, format!("wrong password for {}", describe(&*store)))
             } else {
-                Error::rustic(&format!("{} cannot be opened", describe(&store)), &error)
+                Error::rustic(&format!("{} cannot be opened", describe(&*store)), &error)
             }
         })?;
         Self::from_inner(store, inner)
     }
 
-    fn from_inner(store: Store, inner: rustic_core::Repository<OpenStatus>) -> Result<Self> {
-        let level = inner.config().zstd().map_err(|error| Error::rustic(&describe(&store), &error))?;
+    /// The content of `config`, and the ids of the snapshots, in order.
+    pub fn state(&self) -> Result<(Vec<u8>, Vec<String>)> {
+        let config = self.store.get(Area::Config, &Id::default())?;
+        let files = self.store.files(Area::Snapshot)?;
+        let mut snapshots: Vec<_> = files.iter().map(|(id, _)| id.to_hex().to_string()).collect();
+        snapshots.sort_unstable();
+        Ok((config, snapshots))
+    }
+
+    fn from_inner(store: Arc<dyn Store>, inner: rustic_core::Repository<OpenStatus>) -> Result<Self> {
+        let level = inner.config().zstd().map_err(|error| Error::rustic(&describe(&*store), &error))?;
         Ok(Self { key: Key::new(&inner.key()), store, level, inner })
     }
 
+    pub fn is_append_only(&self) -> bool {
+        self.inner.config().append_only == Some(true)
+    }
+
     /// Read, decrypt, unpack and parse an index or snapshot file.
-    pub fn read_json<T: DeserializeOwned>(&self, kind: FileType, id: &Id) -> Result<T> {
+    pub fn read_json<T: DeserializeOwned>(&self, kind: Area, id: &Id) -> Result<T> {
         let bad = |reason: &str| {
             Error::corrupt(format!(
                 "the {} file {} of {} is damaged: {reason}",
-                kind_name(kind),
+                kind,
                 &*id.to_hex(),
-                describe(&self.store)
+                describe(&*self.store)
             ))
         };
         let sealed = self.store.read(kind, id)?;
@@ -110,7 +122,7 @@ impl Repository {
     }
 
     /// Pack, encrypt and write an index or snapshot file, and return its id.
-    pub fn write_json(&self, kind: FileType, value: &impl serde::Serialize) -> Result<Id> {
+    pub fn write_json(&self, kind: Area, value: &impl serde::Serialize) -> Result<Id> {
         let text = serde_json::to_vec(value)
             .map_err(|error| Error::new(Kind::Internal, format!("cannot encode a {kind} file: {error}")))?;
         let plain = match self.level {
@@ -135,14 +147,14 @@ impl Repository {
                 "the chunk {} in pack {} of {} is damaged: {reason}",
                 &*entry.id.to_hex(),
                 &*pack.to_hex(),
-                describe(&self.store)
+                describe(&*self.store)
             ))
             .hint("`restic check --read-data` lists what is damaged")
         };
         if entry.length > MAX_BLOB || entry.content > MAX_BLOB {
             return Err(bad("its length is not plausible"));
         }
-        let sealed = self.store.read_at(FileType::Pack, pack, entry.offset, entry.length)?;
+        let sealed = self.store.read_at(Area::Pack, pack, entry.offset, entry.length)?;
         let plain = self.key.open(sealed).ok_or_else(|| bad("its MAC does not fit"))?;
         let content = if entry.compressed {
             zstd::bulk::decompress(&plain, entry.content as usize)
@@ -161,10 +173,15 @@ impl Repository {
     pub fn snapshots(&self) -> Result<Snapshots> {
         let mut good = Vec::new();
         let mut bad = Vec::new();
-        for (id, _) in self.store.files(FileType::Snapshot)? {
-            match self.read_json::<SnapshotFile>(FileType::Snapshot, &id) {
+        for (id, _) in self.store.files(Area::Snapshot)? {
+            match self.read_json::<SnapshotFile>(Area::Snapshot, &id) {
                 Ok(snapshot) => good.push((id, snapshot)),
-                Err(error) if error.kind == Kind::Corrupt => bad.push(error),
+                // It may have been forgotten meanwhile.
+                Err(error) if error.kind == Kind::Corrupt => {
+                    if self.store.has(Area::Snapshot, &id)? {
+                        bad.push(error);
+                    }
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -173,14 +190,14 @@ impl Repository {
     }
 
     pub fn snapshot(&self, id: &Id) -> Result<SnapshotFile> {
-        let known = self.store.files(FileType::Snapshot)?.iter().any(|(other, _)| other == id);
+        let known = self.store.files(Area::Snapshot)?.iter().any(|(other, _)| other == id);
         if !known {
             return Err(Error::new(
                 Kind::NotFound,
-                format!("{} has no snapshot {}", describe(&self.store), &*id.to_hex()),
+                format!("{} has no snapshot {}", describe(&*self.store), &*id.to_hex()),
             ));
         }
-        self.read_json(FileType::Snapshot, id)
+        self.read_json(Area::Snapshot, id)
     }
 
     /// What a path of a snapshot names.
@@ -253,7 +270,7 @@ impl Repository {
                     .map(|(level, finding)| (format!("{level:?}") == "Error", finding.to_string())),
             ),
             Err(error) => {
-                let error = Error::rustic(&describe(&self.store), &error);
+                let error = Error::rustic(&describe(&*self.store), &error);
                 if error.kind != Kind::Corrupt {
                     return Err(error);
                 }

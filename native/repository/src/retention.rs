@@ -5,9 +5,10 @@
 
 use jiff::{Span, Zoned};
 use rustic_core::repofile::SnapshotFile;
-use rustic_core::{FileType, Id, KeepOptions, LimitOption, PruneOptions, WriteBackend};
+use rustic_core::{Id, KeepOptions, LimitOption, PruneOptions};
 
 use crate::error::{Error, Kind, Result};
+use crate::store::Area;
 use crate::repository::{Repository, describe};
 
 /// What becomes of a snapshot, and the rules that keep it.
@@ -49,17 +50,19 @@ impl Repository {
             .collect())
     }
 
+    fn must_not_be_append_only(&self) -> Result<()> {
+        if self.is_append_only() {
+            return Err(Error::new(Kind::Denied, format!("{} is append-only", describe(&*self.store)))
+                .hint("nothing that was written to it is ever removed; to end that, make a new one and `livemount copy`"));
+        }
+        Ok(())
+    }
+
     /// Delete snapshots; what they alone need stays until it is pruned.
     pub fn forget(&self, ids: &[Id]) -> Result<()> {
-        let config = self.inner.config();
-        if config.append_only == Some(true) {
-            return Err(Error::new(Kind::Denied, format!("{} is append-only", describe(&self.store)))
-                .hint("forget and prune where the repository is administered"));
-        }
+        self.must_not_be_append_only()?;
         for id in ids {
-            self.store
-                .remove(FileType::Snapshot, id, false)
-                .map_err(|error| Error::rustic(&describe(&self.store), &error))?;
+            self.store.remove(Area::Snapshot, id)?;
         }
         Ok(())
     }
@@ -67,7 +70,8 @@ impl Repository {
     /// Mark and delete packs. `max_unused` is the part of the repository, in per cent, that may stay unused in packs that
     /// hold something needed; `keep` the seconds for which a marked pack stays.
     pub fn prune(&self, plan_only: bool, max_unused: u64, keep: i64) -> Result<Pruned> {
-        let fail = |error: Box<rustic_core::RusticError>| Error::rustic(&describe(&self.store), &error);
+        self.must_not_be_append_only()?;
+        let fail = |error: Box<rustic_core::RusticError>| Error::rustic(&describe(&*self.store), &error);
         let mut options = PruneOptions::default();
         options.max_unused = LimitOption::Percentage(max_unused);
         options.max_repack = LimitOption::Unlimited;

@@ -1,13 +1,16 @@
-//! A repository's files in a local folder, in restic's layout.
-//!
-//! Crash contract: a file has its final name only when it is whole and on the disk. It is written below `tmp/`,
-//! flushed, renamed, and its folder flushed; what a killed process leaves in `tmp/` is removed a day later.
+//! Where the files of a repository are: the trait `Store`, with a module for each kind of place.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+mod azure;
+mod http;
+mod local;
+mod rest;
+mod s3;
+mod sftp;
+
+use std::collections::HashMap;
+use std::fmt::{self, Debug};
+use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rustic_core::{BytesList, ErrorKind, FileType, Id, ReadBackend, RusticError, RusticResult, WriteBackend};
@@ -15,254 +18,263 @@ use rustic_core::{BytesList, ErrorKind, FileType, Id, ReadBackend, RusticError, 
 use crate::crypto::hash;
 use crate::error::{Error, Kind, Result};
 
-const STALE: Duration = Duration::from_secs(24 * 3600);
+/// What opens a place, by name, such as `AWS_ACCESS_KEY_ID`: never part of its URI.
+pub type Secrets = HashMap<String, String>;
 
-/// The folder of a repository.
-#[derive(Clone, Debug)]
-pub struct Store {
-    root: PathBuf,
+/// What files there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Area {
+    Config,
+    Index,
+    Key,
+    Pack,
+    Snapshot,
+    /// Small files of ours, named by what is in them, as all others are: pins and locks. restic passes them over.
+    Note,
 }
 
-impl Store {
-    pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+impl Area {
+    /// The folder's name.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Index => "index",
+            Self::Key => "keys",
+            Self::Pack => "data",
+            Self::Snapshot => "snapshots",
+            Self::Note => "livemount/locks",
+        }
     }
 
-    pub fn root(&self) -> &Path {
-        &self.root
+    /// What messages call a file.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Index => "index",
+            Self::Key => "key",
+            Self::Pack => "pack",
+            Self::Snapshot => "snapshot",
+            Self::Note => "note",
+        }
     }
+}
 
-    fn directory(&self, kind: FileType) -> PathBuf {
-        self.root.join(kind.dirname())
+impl fmt::Display for Area {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
     }
+}
 
-    fn path(&self, kind: FileType, id: &Id) -> PathBuf {
-        let name = id.to_hex();
+impl From<FileType> for Area {
+    fn from(kind: FileType) -> Self {
         match kind {
-            FileType::Config => self.root.join("config"),
-            FileType::Pack => self.directory(kind).join(&name[..2]).join(&*name),
-            _ => self.directory(kind).join(&*name),
+            FileType::Config => Self::Config,
+            FileType::Index => Self::Index,
+            FileType::Key => Self::Key,
+            FileType::Pack => Self::Pack,
+            FileType::Snapshot => Self::Snapshot,
         }
+    }
+}
+
+/// The files of one repository, in restic's layout. A file has its name only when it is whole.
+pub trait Store: Debug + Send + Sync {
+    /// The folder or URI.
+    fn place(&self) -> &str;
+
+    /// What messages call a file.
+    fn locate(&self, kind: Area, id: &Id) -> String {
+        format!("{}/{}", self.place(), file_name(kind, id))
     }
 
-    /// A failure to read `path`: a file that is gone while the repository is there is damage, not an outage.
-    fn read_error(&self, path: &Path, error: &io::Error) -> Error {
-        let mapped = Error::io(&format!("cannot read {}", path.display()), error);
-        if mapped.kind != Kind::NotFound {
-            mapped
-        } else if self.root.join("config").exists() {
-            Error::corrupt(format!("{} is missing from the repository", path.display()))
-                .hint("`restic check` lists what is damaged")
-        } else {
-            Error::new(Kind::Unavailable, format!("the repository {} is not there", self.root.display()))
-        }
-    }
+    /// Whether there is nothing at all, so that a new repository may be made.
+    fn is_empty(&self) -> Result<bool>;
+
+    /// Prepare for a new repository.
+    fn create(&self) -> Result<()>;
 
     /// The files of a kind, with their sizes. Names that are no id are not ours and are passed over.
-    pub fn files(&self, kind: FileType) -> Result<Vec<(Id, u32)>> {
-        let mut found = Vec::new();
-        if kind == FileType::Config {
-            match fs::metadata(self.root.join("config")) {
-                Ok(metadata) => found.push((Id::default(), file_size(&metadata))),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(self.read_error(&self.root.join("config"), &error)),
-            }
-            return Ok(found);
-        }
-        let top = self.directory(kind);
-        let directories = if kind == FileType::Pack {
-            (0..=255_u8).map(|n| top.join(format!("{n:02x}"))).collect()
-        } else {
-            vec![top]
-        };
-        for directory in directories {
-            let entries = match fs::read_dir(&directory) {
-                Ok(entries) => entries,
-                // Packs: restic makes the sub-folders as they are needed.
-                Err(error) if kind == FileType::Pack && error.kind() == io::ErrorKind::NotFound => {
-                    continue;
-                }
-                Err(error) => return Err(self.read_error(&directory, &error)),
-            };
-            for entry in entries {
-                let entry = entry.map_err(|error| self.read_error(&directory, &error))?;
-                let name = entry.file_name();
-                let Some(id) = name.to_str().filter(|name| name.len() == 64) else {
-                    continue;
-                };
-                if let Ok(id) = id.parse::<Id>() {
-                    let metadata = entry.metadata().map_err(|error| self.read_error(&entry.path(), &error))?;
-                    found.push((id, file_size(&metadata)));
-                }
-            }
-        }
-        Ok(found)
-    }
+    fn files(&self, kind: Area) -> Result<Vec<(Id, u32)>>;
 
     /// Whether a file is there.
-    pub fn has(&self, kind: FileType, id: &Id) -> bool {
-        self.path(kind, id).exists()
-    }
+    fn has(&self, kind: Area, id: &Id) -> Result<bool>;
 
+    /// A whole file, as it is.
+    fn get(&self, kind: Area, id: &Id) -> Result<Vec<u8>>;
+
+    /// Exactly this range of a file. One that is missing or shorter while the repository is there is `Corrupt`.
+    fn read_at(&self, kind: Area, id: &Id, offset: u32, length: u32) -> Result<Vec<u8>>;
+
+    /// Write a file whole and durably, or not at all.
+    fn write(&self, kind: Area, id: &Id, parts: &[Bytes]) -> Result<()>;
+
+    fn remove(&self, kind: Area, id: &Id) -> Result<()>;
+
+    /// Remove what killed writers left behind.
+    fn remove_stale(&self) -> Result<()>;
+}
+
+impl dyn Store {
     /// A whole file. Its content is checked against its name, except packs (checked blob by blob) and `config`.
-    pub fn read(&self, kind: FileType, id: &Id) -> Result<Vec<u8>> {
-        let path = self.path(kind, id);
-        let data = fs::read(&path).map_err(|error| self.read_error(&path, &error))?;
-        if !matches!(kind, FileType::Config | FileType::Pack) && hash(&data) != *id {
+    pub fn read(&self, kind: Area, id: &Id) -> Result<Vec<u8>> {
+        let data = self.get(kind, id)?;
+        if !matches!(kind, Area::Config | Area::Pack) && hash(&data) != *id {
             return Err(Error::corrupt(format!(
-                "the {} file {} is damaged: its content does not fit its name",
-                kind_name(kind),
-                path.display()
+                "the {kind} file {} is damaged: its content does not fit its name",
+                self.locate(kind, id)
             ))
             .hint("`restic check` lists what is damaged"));
         }
         Ok(data)
     }
+}
 
-    /// A range of a file.
-    pub fn read_at(&self, kind: FileType, id: &Id, offset: u32, length: u32) -> Result<Vec<u8>> {
-        let path = self.path(kind, id);
-        let file = File::open(&path).map_err(|error| self.read_error(&path, &error))?;
-        let mut data = vec![0; length as usize];
-        file.read_exact_at(&mut data, offset.into()).map_err(|error| {
-            if error.kind() == io::ErrorKind::UnexpectedEof {
-                Error::corrupt(format!(
-                    "the {} file {} is cut short: no {length} bytes at {offset}",
-                    kind_name(kind),
-                    path.display()
-                ))
-                .hint("`restic check` lists what is damaged")
-            } else {
-                self.read_error(&path, &error)
-            }
-        })?;
-        Ok(data)
+/// The store that a path or a URI names.
+pub fn open(place: &Path, secrets: &Secrets) -> Result<Arc<dyn Store>> {
+    let text = place.to_string_lossy();
+    let Some((scheme, _)) = text.split_once("://") else {
+        return Ok(Arc::new(local::Local::new(place)));
+    };
+    let known = ["restic+s3", "restic+azure", "restic+rest", "restic+sftp"];
+    if !known.contains(&scheme) {
+        return Err(Error::new(Kind::Unsupported, format!("there is no kind of repository for {text}"))
+            .hint(format!("a folder, or {}", known.map(|scheme| format!("{scheme}://HOST/PATH")).join(", "))));
     }
+    let place = Place::parse(&text, secrets)?;
+    Ok(match scheme {
+        "restic+s3" => Arc::new(s3::S3::new(place)?),
+        "restic+azure" => Arc::new(azure::Azure::new(place)?),
+        "restic+rest" => Arc::new(rest::Rest::new(&place)?),
+        _ => Arc::new(sftp::Sftp::new(&place)?),
+    })
+}
 
-    /// Write a file whole and durably, or not at all.
-    pub fn write(&self, kind: FileType, id: &Id, parts: &[Bytes]) -> Result<()> {
-        let path = self.path(kind, id);
-        let fail = |error: io::Error| Error::io(&format!("cannot write {}", path.display()), &error);
-        let temporary = self.temporary();
-        fs::create_dir_all(&temporary).map_err(fail)?;
-        // The process id keeps two writers of equal content apart.
-        let unfinished = temporary.join(format!("{}-{}", &*id.to_hex(), std::process::id()));
-        let written = File::create(&unfinished)
-            .and_then(|mut file| {
-                for part in parts {
-                    file.write_all(part)?;
-                }
-                file.sync_all()
-            })
-            .and_then(|()| {
-                let parent = path.parent().unwrap_or(&self.root);
-                fs::create_dir_all(parent)?;
-                fs::rename(&unfinished, &path)?;
-                File::open(parent)?.sync_all()
-            });
-        written.map_err(|error| {
-            // The reason why the write failed is the one to tell.
-            let _ = fs::remove_file(&unfinished);
-            fail(error)
-        })
-    }
+/// `SCHEME://HOST[:PORT]/PART/PART...`, and what opens it.
+struct Place<'a> {
+    text: String,
+    authority: String,
+    parts: Vec<String>,
+    secrets: &'a Secrets,
+}
 
-    /// Remove what killed writers left behind.
-    pub fn remove_stale(&self) -> Result<()> {
-        let temporary = self.temporary();
-        let fail = |error: io::Error| Error::io(&format!("cannot clean {}", temporary.display()), &error);
-        let entries = match fs::read_dir(&temporary) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(fail(error)),
+impl<'a> Place<'a> {
+    fn parse(text: &str, secrets: &'a Secrets) -> Result<Self> {
+        let text = text.trim_end_matches('/');
+        let (_, rest) = text.split_once("://").unwrap_or_default();
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let place = Self {
+            text: text.to_owned(),
+            authority: authority.to_owned(),
+            parts: path.split('/').filter(|_| !path.is_empty()).map(str::to_owned).collect(),
+            secrets,
         };
-        let now = SystemTime::now();
-        for entry in entries {
-            let path = entry.map_err(fail)?.path();
-            // Writers at the same time rename theirs, and clean up as well.
-            let gone = |error: io::Error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(fail(error)) };
-            match fs::metadata(&path).and_then(|metadata| metadata.modified()) {
-                Ok(time) if now.duration_since(time).unwrap_or_default() > STALE => {
-                    fs::remove_file(&path).or_else(gone)?;
-                }
-                Ok(_) => {}
-                Err(error) => gone(error)?,
-            }
+        let named = authority.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '[')
+            && authority.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:[]".contains(&byte));
+        if !named {
+            return Err(place
+                .malformed("only HOST or HOST:PORT comes before the path")
+                .hint("secrets and names of users go by the password file"));
         }
-        Ok(())
+        let plain = |part: &String| {
+            !matches!(part.as_str(), "" | "." | "..")
+                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~+".contains(&byte))
+        };
+        if !place.parts.iter().all(plain) {
+            return Err(place.malformed("a part of its path is not of letters, digits, `-`, `_`, `.`, `~`, `+`"));
+        }
+        Ok(place)
     }
 
-    fn temporary(&self) -> PathBuf {
-        self.root.join("tmp")
+    fn malformed(&self, reason: &str) -> Error {
+        Error::new(Kind::Usage, format!("{} names no repository: {reason}", self.text))
+    }
+
+    /// What the password file says, else the environment.
+    fn given(&self, name: &str) -> Option<String> {
+        self.secrets.get(name).cloned().or_else(|| std::env::var(name).ok()).filter(|value| !value.is_empty())
     }
 }
 
-/// What messages call a kind of file.
-pub fn kind_name(kind: FileType) -> &'static str {
+/// The name of a file below its repository.
+fn file_name(kind: Area, id: &Id) -> String {
+    let name = id.to_hex();
     match kind {
-        FileType::Config => "config",
-        FileType::Index => "index",
-        FileType::Key => "key",
-        FileType::Snapshot => "snapshot",
-        FileType::Pack => "pack",
+        Area::Config => "config".to_owned(),
+        Area::Pack => format!("data/{}/{}", &name[..2], &*name),
+        _ => format!("{}/{}", kind.folder(), &*name),
     }
+}
+
+/// The id that the last part of a file's name is.
+fn parse_name(name: &str) -> Option<Id> {
+    Some(name).filter(|name| name.len() == 64).and_then(|name| name.parse().ok())
 }
 
 /// Sizes are 32 bits in the format; a larger file is damage that the check of its size finds.
-fn file_size(metadata: &fs::Metadata) -> u32 {
-    u32::try_from(metadata.len()).unwrap_or(u32::MAX)
+fn file_size(size: u64) -> u32 {
+    u32::try_from(size).unwrap_or(u32::MAX)
 }
+
+/// The error for a file that is not there: while the repository is there that is damage, else an outage.
+fn absent(store: &dyn Store, file: &str) -> Error {
+    match store.has(Area::Config, &Id::default()) {
+        Ok(true) => missing(file),
+        Ok(false) => Error::new(Kind::Unavailable, format!("the repository {} is not there", store.place())),
+        Err(error) => error,
+    }
+}
+
+/// The error for a file that is not there while the repository is: damage, not an outage.
+fn missing(file: &str) -> Error {
+    Error::corrupt(format!("{file} is missing from the repository")).hint("`restic check` lists what is damaged")
+}
+
+/// The error for a file that ends before a range does.
+fn cut_short(kind: Area, file: &str, offset: u32, length: u32) -> Error {
+    Error::corrupt(format!("the {kind} file {file} is cut short: no {length} bytes at {offset}"))
+        .hint("`restic check` lists what is damaged")
+}
+
+/// A store as `rustic_core` sees it.
+#[derive(Debug)]
+pub struct Backend(pub Arc<dyn Store>);
 
 fn foreign(error: Error) -> Box<RusticError> {
     RusticError::with_source(ErrorKind::Backend, error.message.clone(), error)
 }
 
-impl ReadBackend for Store {
+impl ReadBackend for Backend {
     fn location(&self) -> String {
-        self.root.display().to_string()
+        self.0.place().to_owned()
     }
 
     fn list_with_size(&self, kind: FileType) -> RusticResult<Vec<(Id, u32)>> {
-        self.files(kind).map_err(foreign)
+        self.0.files(kind.into()).map_err(foreign)
     }
 
     fn read_full(&self, kind: FileType, id: &Id) -> RusticResult<Bytes> {
-        self.read(kind, id).map(Into::into).map_err(foreign)
+        self.0.read(kind.into(), id).map(Into::into).map_err(foreign)
     }
 
     fn read_partial(&self, kind: FileType, id: &Id, _cacheable: bool, offset: u32, length: u32) -> RusticResult<Bytes> {
-        self.read_at(kind, id, offset, length).map(Into::into).map_err(foreign)
+        self.0.read_at(kind.into(), id, offset, length).map(Into::into).map_err(foreign)
     }
 
     fn warmup_path(&self, kind: FileType, id: &Id) -> String {
-        self.path(kind, id).display().to_string()
+        self.0.locate(kind.into(), id)
     }
 }
 
-impl WriteBackend for Store {
+impl WriteBackend for Backend {
     fn create(&self) -> RusticResult<()> {
-        // restic wants its folders to be there, `locks` among them. Those of the packs are made at once, so that
-        // writing a pack never makes one and need not flush the folder above.
-        let names = ["index", "keys", "locks", "snapshots"].map(str::to_owned);
-        let packs = (0..=255_u8).map(|number| format!("data/{number:02x}"));
-        names
-            .into_iter()
-            .chain(packs)
-            .try_for_each(|name| fs::create_dir_all(self.root.join(name)))
-            .and_then(|()| File::open(self.directory(FileType::Pack))?.sync_all())
-            .and_then(|()| File::open(&self.root)?.sync_all())
-            .map_err(|error| Error::io(&format!("cannot make {}", self.root.display()), &error))
-            .map_err(foreign)
+        self.0.create().map_err(foreign)
     }
 
     fn write_bytes(&self, kind: FileType, id: &Id, _cacheable: bool, content: BytesList) -> RusticResult<()> {
-        self.write(kind, id, content.slice()).map_err(foreign)
+        self.0.write(kind.into(), id, content.slice()).map_err(foreign)
     }
 
     fn remove(&self, kind: FileType, id: &Id, _cacheable: bool) -> RusticResult<()> {
-        let path = self.path(kind, id);
-        fs::remove_file(&path)
-            .map_err(|error| Error::io(&format!("cannot remove {}", path.display()), &error))
-            .map_err(foreign)
+        self.0.remove(kind.into(), id).map_err(foreign)
     }
 }

@@ -32,6 +32,7 @@ from livemount.media.disks import DiskInput
 from livemount.media.repository import Repository, Rules
 from tests.support.agents import Agents, two_namespaces
 from tests.support.foreign import MIB, PASSWORD, write_disk
+from tests.support.stores import Servers
 
 pytestmark = pytest.mark.integration
 
@@ -182,6 +183,25 @@ def test_an_agent_with_another_content_does_not_take_over(agents: Agents, disk: 
         with pytest.raises(LivemountError):
             source.read(0, 512)
     source.close()
+
+
+def test_an_agent_serves_and_pins_copies_of_a_repository_elsewhere(agents: Agents, disk: Path, tmp_path: Path) -> None:
+    servers = Servers("rest", tmp_path / "s")
+    try:
+        subject = servers.subject(tmp_path)
+        made = Repository.init(subject.place, subject.password)
+        copy = made.backup(disk, "web01")
+        config = {"repository": str(subject.place), "password_file": str(subject.password)}
+        agent = agents.add("store1", repositories={"vault": config})
+        (listed,) = AgentCopies(AgentUri.parse(agents.uri("vault", agent))).copies()
+        assert listed.id == copy.id
+        source = open_source(listed.source, None)
+        assert source.read(0, source.size) == disk.read_bytes()
+        source.close()
+        (pin,) = made.pins.all()[copy.id]
+        assert pin.reason.startswith("served by the media agent on ")
+    finally:
+        servers.stop()
 
 
 def test_only_what_is_configured_is_served(agents: Agents, shared: Repository, disk: Path) -> None:

@@ -31,6 +31,9 @@ import http.server, os, pathlib, signal, socketserver, subprocess, sys, time
 module, arguments = sys.argv[2], dict(zip(sys.argv[3::2], sys.argv[4::2]))
 if module == "livemount.target":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as tgtd does
+if module == "livemount.boot":
+    # The first process of a PID namespace is ended by no signal that it does not handle.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 if module == "livemount.driver":
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 if module != "livemount.host":

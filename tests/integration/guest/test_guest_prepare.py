@@ -15,13 +15,12 @@ import pytest
 
 from demo.guest import ROOT_START, build_guest
 from livemount.core.errors import LivemountError, NotFoundError, UnsupportedError, UsageError
-from livemount.core.machine import Firmware, MachineDescription
+from livemount.core.machine import Firmware
 from livemount.core.run import run
 from livemount.core.settings import Settings
 from livemount.guest.api import EditKind, GuestRequest
 from livemount.guest.initrd.segments import MARK_LENGTH, read_mark
 from livemount.guest.prepare import prepare
-from livemount.guest.system import described, system_of
 from livemount.guest.tools import GuestTools, fetch
 
 pytestmark = pytest.mark.integration
@@ -124,30 +123,6 @@ def test_a_guest_is_prepared_once(disk: Path, tools: GuestTools, tmp_path: Path)
     assert again.kernels == report.kernels
     assert cat(disk, path, tmp_path) == after
     run("e2fsck", "-fn", f"{disk}?offset={ROOT_START}")
-
-
-def test_what_a_system_calls_itself_is_told_without_a_write(built: Path, tmp_path: Path) -> None:
-    before = built.stat().st_mtime_ns
-    assert system_of(built).startswith("Debian GNU/Linux 12")
-    device = run("losetup", "--find", "--show", "--read-only", built).stdout.strip()
-    try:
-        assert system_of(Path(device)).startswith("Debian GNU/Linux 12")
-    finally:
-        run("losetup", "--detach", device)
-    assert built.stat().st_mtime_ns == before
-    nothing_left(built)
-    (tmp_path / "etc").mkdir()
-    assert system_of(tmp_path) == ""
-    (tmp_path / "etc/os-release").write_text("ID=x\nPRETTY_NAME='An \x1b[1m OS'\n")
-    assert system_of(tmp_path) == "An [1m OS"
-    (tmp_path / "no.raw").write_bytes(bytes(MIB))
-    with pytest.raises(UnsupportedError, match="no partition table"):
-        system_of(tmp_path / "no.raw")
-    machine = MachineDescription(cpus=3)
-    assert described(machine, tmp_path / "no.raw") == machine
-    assert described(machine, "nbd://host/web01") == machine
-    assert described(machine, tmp_path) == MachineDescription(cpus=3, system="An [1m OS")
-    assert described(MachineDescription(system="mine"), tmp_path).system == "mine"
 
 
 def test_fstab_names_what_is_there(disk: Path, tools: GuestTools, tmp_path: Path) -> None:

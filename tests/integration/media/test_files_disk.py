@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 from livemount.core.errors import DeniedError, LivemountError, NotFoundError, UsageError
-from livemount.core.machine import DiskKind
+from livemount.core.machine import DiskKind, Firmware
 from livemount.core.run import run
 from livemount.core.secrets import write_secret
-from livemount.media import Source, open_source
+from livemount.guest.disk import bootable, read_disk
+from livemount.media import open_source
 from livemount.media.files.layout import ROOT_START
 from livemount.media.registry import SourceUri
 from livemount.media.repository import Repository
-from tests.support.trees import facts, mounted, write_tree
+from tests.support.trees import dump, facts, mounted, write_tree
 
 pytestmark = pytest.mark.integration
 
@@ -28,16 +29,6 @@ def restic_backup(repository: Path, password: Path, tree: Path) -> str:
     run("restic", "backup", "--no-cache", "--quiet", tree, env=env)
     snapshot = sorted((repository / "snapshots").iterdir(), key=lambda path: path.stat().st_mtime_ns)[-1].name
     return str(SourceUri("files", repository, {"snapshot": snapshot, "path": str(tree)}))
-
-
-def dump(source: Source, target: Path) -> Path:
-    """Write what is no hole of a source into a file."""
-    with target.open("wb") as file:
-        file.truncate(source.size)
-        for extent in source.extents(0, source.size):
-            if not extent.hole:
-                os.pwrite(file.fileno(), source.read(extent.offset, extent.length), extent.offset)
-    return target
 
 
 def assert_sound(disk: Path) -> None:
@@ -61,6 +52,8 @@ def test_a_tree_that_restic_backed_up_is_a_file_system(tmp_path: Path) -> None:
         free = os.statvfs(root)
         assert free.f_bavail * free.f_frsize > 900 << 20
     assert "No problems found" in run("sgdisk", "--verify", disk).stdout
+    # Both by loaders of ours; the one for UEFI is where firmware looks that knows nothing of the disk.
+    assert bootable(read_disk(disk)) == ([Firmware.BIOS, Firmware.UEFI], None)
     source.close()
 
 
@@ -72,7 +65,7 @@ def test_equal_trees_are_equal_disks(tmp_path: Path) -> None:
     one, other = open_source(uri, password), open_source(uri, password)
     assert one.identity == other.identity
     assert list(one.extents(0, one.size)) == list(other.extents(0, other.size))
-    assert one.read(0, 64 << 20) == other.read(0, 64 << 20)
+    assert one.read(0, 48 << 20) == other.read(0, 48 << 20)
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ exports:
   web01: {source: "image:///vm/web01.qcow2", password_file: /etc/secret}
 repositories:
   main: {repository: /srv/repository, password_file: /etc/password}
+  vault: {repository: "restic+s3://s3.example:9000/vault/site", password_file: /etc/keys}
 """
 
 
@@ -38,6 +39,12 @@ def test_a_configuration_is_read(tmp_path: Path) -> None:
     assert found.address == ("::1", 10810)
     assert found.exports["web01"].source == "image:///vm/web01.qcow2"
     assert found.exports["web01"].cache
+    for name, place in (("main", "restic:///srv/repository"), ("vault", "restic+s3://s3.example:9000/vault/site")):
+        repository = found.repositories[name]
+        uri = repository.uri("abcdef12/web01/disk0.raw")
+        assert uri == f"{place}?snapshot=abcdef12&file=/web01/disk0.raw"
+        assert repository.export(name, uri) == f"{name}/abcdef12/web01/disk0.raw"
+        assert found.password_of(uri) == repository.password_file
 
 
 @pytest.mark.parametrize(
@@ -51,6 +58,8 @@ def test_a_configuration_is_read(tmp_path: Path) -> None:
         ("web01:", ".status:", "exports"),
         ("image:///vm/web01.qcow2", "agent://a/b?certificates=/c", "does not serve another"),
         ("/srv/repository", "repository", "no absolute path"),
+        ("restic+s3://s3.example:9000/", "s3://", "no repository|no source URI"),
+        ("restic+s3://", "restic+s3://user:word@", "user or password"),
         ("5%", "some", "cache_quota"),
         ("exports:", "exports: [", "no YAML"),
     ],

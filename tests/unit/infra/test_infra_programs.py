@@ -38,6 +38,16 @@ def test_an_environment_has_the_recall_stores_that_the_settings_ask_for(tmp_path
     assert (request.recall_quota, request.keep_recall_stores) == ("10GiB", True)
 
 
+def test_the_services_use_the_repository_and_catalog_that_the_settings_name(tmp_path: Path) -> None:
+    assert EnvironmentRequest.of(settings(tmp_path)).variables == {}
+    told = {"repository": Path("r"), "catalog": "postgresql://u@h/d", "catalog_password_file": tmp_path / "p"}
+    assert EnvironmentRequest.of(settings(tmp_path).model_copy(update=told)).variables == {
+        "LIVEMOUNT_REPOSITORY": str(Path.cwd() / "r"),
+        "LIVEMOUNT_CATALOG": "postgresql://u@h/d",
+        "LIVEMOUNT_CATALOG_PASSWORD_FILE": str(tmp_path / "p"),
+    }
+
+
 def test_outputs_of_an_environment_that_is_not_up(tmp_path: Path) -> None:
     paths = settings(tmp_path).paths()
     with pytest.raises(NotFoundError, match="the environment unit is not up"):

@@ -138,6 +138,16 @@ def test_copies_are_of_the_policy_that_made_them(place: Place) -> None:
     assert nightly.last_failure is not None
     assert (nightly.last_failure.reason, nightly.failing, nightly.last_success) == ("broken", True, third.time)
     assert nightly.running_since is not None
+    place.run(policy, due + timedelta(minutes=2))
+    assert not place.report().entries[2].failing
+    with (
+        pytest.raises(ValueError, match="no rule"),
+        recorded(place.settings, JobKind.FORGET, pytest.fail, "web01", "nightly"),
+    ):
+        raise ValueError("no rule")
+    again = place.report().entries[2]
+    assert again.last_failure is not None
+    assert (again.last_failure.reason, again.failing, again.late) == ("no rule", True, False)
     (day,) = nightly.growth
     assert (day.backups, day.added, day.stored, type(day.date)) == (2, nightly.added, third.stored, date)
     assert report.late == ["check of nightly"]
@@ -147,7 +157,7 @@ def test_copies_are_of_the_policy_that_made_them(place: Place) -> None:
     assert report.last_check is not None
     assert report.last_check.outcome is Outcome.DONE
     assert report.last_prune is None
-    assert report.jobs["backup"] == {"done": 2, "failed": 1, "running": 1}
+    assert report.jobs["backup"] == {"done": 3, "failed": 1, "running": 1}
 
 
 def test_a_catalog_that_was_lost_changes_nothing_of_what_is_late(place: Place) -> None:

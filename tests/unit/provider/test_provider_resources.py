@@ -24,6 +24,7 @@ from livemount.core.errors import (
     NoSpaceError,
     UnavailableError,
     UnsupportedError,
+    UsageError,
     error_of,
 )
 from livemount.provider.problems import describe, parse
@@ -159,17 +160,22 @@ HOST = {
 }
 
 
-def test_the_hosts_recall_stores_are_configured_in_place() -> None:
+def test_the_hosts_recall_stores_and_variables_are_configured_in_place() -> None:
     host = find("livemount:index:HostConfiguration")
     made = {"rolesDigest": roles_digest(), "configured": True}
     earlier = {key: value for key, value in {**HOST, **made}.items() if key not in ("recallQuota", "keepRecallStores")}
     assert host.diff(earlier, HOST) == Difference()
-    asked = {**HOST, "recallQuota": "200GiB", "keepRecallStores": True}
-    assert host.diff(earlier, asked) == Difference(updates=["keepRecallStores", "recallQuota"])
+    asked = {**HOST, "recallQuota": "200GiB", "keepRecallStores": True, "variables": {"LIVEMOUNT_REPOSITORY": "/r"}}
+    assert host.diff(earlier, asked) == Difference(updates=["keepRecallStores", "recallQuota", "variables"])
     inputs = host.parse(asked)
     assert isinstance(inputs, HostConfigurationInputs)
     assert (inputs.spec().recall_quota, inputs.spec().keep_recall_stores) == ("200GiB", True)
+    assert inputs.spec().variables == {"LIVEMOUNT_REPOSITORY": "/r"}
     assert [name for name, _ in host.check({**HOST, "recallQuota": "much"})[1]] == ["recallQuota"]
+    broken = host.parse({**HOST, "variables": {"LIVEMOUNT_REPOSITORY": 'a"b'}})
+    assert isinstance(broken, HostConfigurationInputs)
+    with pytest.raises(UsageError, match="cannot stand in a unit"):
+        broken.spec()
 
 
 class ThingInputs(Inputs):

@@ -20,7 +20,7 @@ use nix::unistd::{Whence, lseek64};
 use rustic_core::repofile::{
     Metadata as NodeMetadata, Node, NodeType, SnapshotFile, SnapshotSummary, StringList, Tree,
 };
-use rustic_core::{FileType, Id, TreeId};
+use rustic_core::{Id, TreeId};
 use serde::de::DeserializeOwned;
 
 use crate::backup::{CHUNK, MACHINE_FILE, TAG};
@@ -28,6 +28,7 @@ use crate::crypto::hash;
 use crate::error::{Error, Kind, Result};
 use crate::index::{BlobKind, Index};
 use crate::packer::{Packer, write_index};
+use crate::store::Area;
 use crate::repository::Repository;
 use crate::workers;
 
@@ -43,6 +44,8 @@ pub struct Order<'a> {
     pub tags: &'a [String],
     /// Folders of the root whose content is left out.
     pub emptied: HashSet<PathBuf>,
+    /// File systems that are mounted in the tree belong to it.
+    pub across: bool,
     /// An earlier copy of the machine.
     pub since: Option<Id>,
 }
@@ -110,8 +113,11 @@ impl Job<'_> {
                 Err(error) => return Err(error),
             }
         }
-        Err(Error::new(Kind::Conflict, format!("{} changed each time it was read; no copy was made", found.path.display()))
-            .hint("stop what writes to it, or back up a snapshot of it"))
+        Err(Error::new(
+            Kind::Conflict,
+            format!("{} changed each time it was read; no copy was made", found.path.display()),
+        )
+        .hint("stop what writes to it, or back up a snapshot of it"))
     }
 
     fn content(&self, file: &File, metadata: &Metadata, path: &Path, zero: Id) -> Result<Vec<Id>> {
@@ -237,7 +243,7 @@ pub fn backup<E: From<Error>>(
         summary: Some(summary),
         ..SnapshotFile::default()
     };
-    let id = repository.write_json(FileType::Snapshot, &snapshot)?;
+    let id = repository.write_json(Area::Snapshot, &snapshot)?;
     let read = job.read.into_inner();
     Ok(Written { snapshot: id, time: started, stored, read, added: data_added + tree_added })
 }
@@ -264,21 +270,19 @@ fn walk<E: From<Error>>(
     let node = node_of(order.root, FOLDER.into(), &metadata)?;
     let mut found = vec![Found { path: order.root.to_owned(), parent: 0, metadata, node, read: false }];
     let mut folders = vec![(0, old)];
+    let mut devices = vec![device];
     while let Some((at, old)) = folders.pop() {
         let path = found[at].path.clone();
         let relative = path.strip_prefix(order.root).expect("all is below the root");
-        if order.emptied.contains(relative) || found[at].metadata.dev() != device {
+        if order.emptied.contains(relative) || (found[at].metadata.dev() != device && !order.across) {
             continue;
         }
         progress(0, 0)?;
         let mut before: HashMap<OsString, Node> = match old {
             None => HashMap::new(),
-            Some(id) => repository
-                .tree(index, &id)?
-                .nodes
-                .into_iter()
-                .map(|node| (node.name().into_owned(), node))
-                .collect(),
+            Some(id) => {
+                repository.tree(index, &id)?.nodes.into_iter().map(|node| (node.name().into_owned(), node)).collect()
+            }
         };
         let entries = std::fs::read_dir(&path).map_err(|error| unread(&path, &error))?;
         let names = entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<Vec<_>>>();
@@ -291,6 +295,7 @@ fn walk<E: From<Error>>(
                 Err(error) => return Err(unread(&path, &error).into()),
             };
             let mut node = node_of(&path, name.clone(), &metadata)?;
+            node.meta.device_id = number(&mut devices, metadata.dev());
             let old = before.remove(&name);
             let mut read = node.is_file();
             if let Some(old) = &old
@@ -307,6 +312,15 @@ fn walk<E: From<Error>>(
         }
     }
     Ok(found)
+}
+
+/// Which of the devices it is: their own numbers are others at each time that an image is opened.
+fn number(devices: &mut Vec<u64>, device: u64) -> u64 {
+    let at = devices.iter().position(|known| *known == device).unwrap_or_else(|| {
+        devices.push(device);
+        devices.len() - 1
+    });
+    at as u64 + 1
 }
 
 fn is_unchanged(index: &Index, old: &Node, new: &Node) -> bool {
@@ -364,7 +378,6 @@ fn node_of(path: &Path, name: OsString, metadata: &Metadata) -> Result<Node> {
         uid: Some(metadata.uid()),
         gid: Some(metadata.gid()),
         inode: metadata.ino(),
-        device_id: metadata.dev(),
         size: if matches!(kind, NodeType::File) { metadata.len() } else { 0 },
         links: metadata.nlink(),
         extended_attributes: attributes(path)?,
@@ -402,8 +415,11 @@ fn open(found: &Found) -> Result<File> {
     let metadata = file.metadata().map_err(|error| unread(&found.path, &error))?;
     if (metadata.dev(), metadata.ino()) != (found.metadata.dev(), found.metadata.ino()) || !metadata.is_file() {
         let path = found.path.display();
-        return Err(Error::new(Kind::Conflict, format!("{path} was replaced while the tree was read; no copy was made"))
-            .hint("stop what writes to it, or back up a snapshot of it"));
+        return Err(Error::new(
+            Kind::Conflict,
+            format!("{path} was replaced while the tree was read; no copy was made"),
+        )
+        .hint("stop what writes to it, or back up a snapshot of it"));
     }
     Ok(file)
 }
@@ -424,7 +440,17 @@ fn facts(metadata: &Metadata) -> (u64, i64, i64, i64, i64) {
 fn plain(mode: u32, size: u64, time: &Zoned) -> NodeMetadata {
     let time = Some(time.timestamp());
     let owner = Some(0);
-    NodeMetadata { mode: Some(mode), mtime: time, atime: time, ctime: time, uid: owner, gid: owner, size, links: 1, ..NodeMetadata::default() }
+    NodeMetadata {
+        mode: Some(mode),
+        mtime: time,
+        atime: time,
+        ctime: time,
+        uid: owner,
+        gid: owner,
+        size,
+        links: 1,
+        ..NodeMetadata::default()
+    }
 }
 
 fn time(seconds: i64, nanoseconds: i64) -> Option<Timestamp> {

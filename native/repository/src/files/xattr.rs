@@ -28,7 +28,8 @@ pub fn lay_out(attributes: &[(Vec<u8>, Vec<u8>)], room: &mut [u8]) -> Result<Opt
     if sorted.windows(2).any(|pair| pair[0].0 == pair[1].0 && pair[0].2 == pair[1].2) {
         return Err(Error::corrupt("a file has an extended attribute twice"));
     }
-    let needed: usize = sorted.iter().map(|(_, length, _, value)| entry(*length) + padded(value.len())).sum::<usize>() + 4;
+    let needed: usize =
+        sorted.iter().map(|(_, length, _, value)| entry(*length) + padded(value.len())).sum::<usize>() + 4;
     if needed + 4 <= room.len() {
         put32(room, 0, MAGIC);
         fill(&mut room[4..], 0, 0, &sorted);
@@ -36,8 +37,11 @@ pub fn lay_out(attributes: &[(Vec<u8>, Vec<u8>)], room: &mut [u8]) -> Result<Opt
     }
     let mut block = vec![0; BLOCK as usize];
     if needed + HEADER > block.len() {
-        return Err(Error::new(Kind::Unsupported, format!("a file has {needed} bytes of extended attributes, ext4 holds 4000"))
-            .hint("copy the machine's disk block by block"));
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("a file has {needed} bytes of extended attributes, ext4 holds 4000"),
+        )
+        .hint("copy the machine's disk block by block"));
     }
     put32(&mut block, 0, MAGIC);
     put32(&mut block, 4, 1);
@@ -87,7 +91,11 @@ fn split(name: &[u8]) -> Result<(u8, &[u8])> {
         _ => PREFIXES.iter().find_map(|(prefix, index)| name.strip_prefix(*prefix).map(|rest| (*index, rest))),
     };
     match found {
-        Some((index, rest)) if rest.len() < 256 && (!rest.is_empty() || index == 2 || index == 3) => Ok((index, rest)),
+        Some((index, rest))
+            if rest.len() < 256 && !rest.contains(&0) && (!rest.is_empty() || index == 2 || index == 3) =>
+        {
+            Ok((index, rest))
+        }
         _ => Err(Error::new(
             Kind::Unsupported,
             format!("ext4 has no extended attribute {:?}", String::from_utf8_lossy(name)),

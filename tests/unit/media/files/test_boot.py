@@ -25,7 +25,9 @@ def planned(repository: _native.Repository, folder: Path, files: Mapping[str, st
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    made = repository.backup_files(folder, "web01", [], [], None, lambda _bytes: b"{}", lambda _read, _total: None)
+    made = repository.backup_files(
+        folder, "web01", [], [], False, None, lambda _bytes: b"{}", lambda _read, _total: None
+    )
     return plan_boot(repository.file_tree(made.id, Path("/web01/files0")))
 
 

@@ -1,0 +1,1 @@
+"""What is inside an image: the files of the system on it, as a folder, for backups file by file."""
