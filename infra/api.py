@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from infra.aws.api import AwsOutputs, AwsRequest
 from livemount.boot.api import BOOT_URL
 from livemount.core.errors import CorruptError, NotFoundError
 from livemount.core.machine import HOLD_SECONDS, NAME_PATTERN, Frozen, HoldSeconds, MachineDescription
@@ -34,6 +35,8 @@ class EnvironmentRequest(Frozen):
     """More environment variables for the services: where repository and catalog are. No secrets."""
     ipxe: Path
     """The folder of the iPXE binaries."""
+    aws: AwsRequest | None = None
+    """What the cloud `aws` needs to know."""
 
     @property
     def paths(self) -> EnvironmentPaths:
@@ -69,8 +72,10 @@ class EnvironmentOutputs(Frozen):
     network: str
     image: Path
     image_digest: str
-    cloud_folder: Path
+    cloud_folder: Path | None = None
     """The local cloud's folder."""
+    aws: AwsOutputs | None = None
+    """What the cloud `aws` has."""
 
     @staticmethod
     def load(paths: EnvironmentPaths) -> EnvironmentOutputs:

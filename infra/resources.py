@@ -230,3 +230,74 @@ class EnvironmentFile(_Resource):
     ) -> None:
         """`values` are plain values or outputs of other resources."""
         super().__init__(resource_name, {"path": str(path), "values": dict(values)}, opts)
+
+
+class ImageSnapshot(_Resource):
+    """The machine image as an EBS snapshot."""
+
+    _token = "livemount:aws:ImageSnapshot"  # noqa: S105
+    _outputs = ("snapshotId",)
+
+    def __init__(
+        self,
+        resource_name: str,
+        *,
+        region: str,
+        path: pulumi.Input[str],
+        digest: pulumi.Input[str],
+        tags: Mapping[str, str],
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        """`tags` say whose it is."""
+        super().__init__(resource_name, {"region": region, "path": path, "digest": digest, "tags": dict(tags)}, opts)
+
+
+class HostCode(_Resource):
+    """The project's code as an archive in a bucket."""
+
+    _token = "livemount:aws:HostCode"  # noqa: S105
+    _outputs = ("key", "digest")
+
+    def __init__(
+        self,
+        resource_name: str,
+        *,
+        region: str,
+        bucket: pulumi.Input[str],
+        prefix: str,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        """The archive's key is `prefix` and its digest."""
+        super().__init__(resource_name, {"region": region, "bucket": bucket, "prefix": prefix}, opts)
+
+
+class HostSecrets(_Resource):
+    """Token and certificate of a host in AWS."""
+
+    _token = "livemount:aws:HostSecrets"  # noqa: S105
+    _outputs = ("caFile", "expires")
+
+    def __init__(
+        self,
+        resource_name: str,
+        *,
+        region: str,
+        path: str,
+        token_file: Path,
+        authority: Path,
+        name: str,
+        address: pulumi.Input[str],
+        tags: Mapping[str, str],
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        """`path` is the parameters', `name` the certificate's."""
+        inputs = {
+            "region": region,
+            "path": path,
+            "tokenFile": str(token_file),
+            "authority": str(authority),
+            "name": name,
+            "address": address,
+            "tags": dict(tags),
+        }
+        super().__init__(resource_name, inputs, opts)

@@ -16,7 +16,7 @@ from infra.api import EnvironmentOutputs, EnvironmentRequest, MountRequest
 class MountInterface:
     """A guest's network interface, made before the machine so that its address is known."""
 
-    resource: pulumi.Resource
+    resource: pulumi.CustomResource
     address: pulumi.Output[str]
     mac: pulumi.Output[str]
 
@@ -31,7 +31,7 @@ class MountMachine:
 
 
 class Cloud(ABC):
-    """One cloud. Stateless."""
+    """One cloud, as one run of a program sees it."""
 
     @abstractmethod
     def environment(self, request: EnvironmentRequest, opts: pulumi.ResourceOptions) -> Mapping[str, pulumi.Input[Any]]:

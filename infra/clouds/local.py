@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ import pulumi
 from infra.api import EnvironmentOutputs, EnvironmentRequest, MountRequest
 from infra.clouds.base import Cloud, MountInterface, MountMachine
 from infra.resources import HostConfiguration, Interface, MachineImage, Network, VirtualMachine
+from livemount.core.errors import CorruptError
 from livemount.local_cloud.api import InterfaceKind
 from livemount.local_cloud.cloud import QemuCloud
 
@@ -80,7 +82,7 @@ class LocalCloud(Cloud):
         """A tap with an address of its own."""
         interface = Interface(
             "interface",
-            cloud_folder=environment.cloud_folder,
+            cloud_folder=_folder(environment),
             name=request.mount,
             network=environment.network,
             opts=opts,
@@ -97,7 +99,7 @@ class LocalCloud(Cloud):
         """A QEMU process."""
         machine = VirtualMachine(
             "machine",
-            cloud_folder=environment.cloud_folder,
+            cloud_folder=_folder(environment),
             name=request.mount,
             interface=request.mount,
             image=environment.image,
@@ -112,6 +114,12 @@ class LocalCloud(Cloud):
 
     def sweep(self, mount: str, environment: EnvironmentOutputs) -> None:
         """Machine and interface have the mount's name."""
-        cloud = QemuCloud(environment.cloud_folder)
+        cloud = QemuCloud(_folder(environment))
         cloud.delete_machine(mount, wait=0)
         cloud.delete_interface(mount)
+
+
+def _folder(environment: EnvironmentOutputs) -> Path:
+    if environment.cloud_folder is None:
+        raise CorruptError(f"the environment {environment.name} has no folder", hint="`livemount environment up`")
+    return environment.cloud_folder

@@ -28,6 +28,7 @@ from livemount.cli import (
     report,
     repository,
     retention,
+    sizes,
     webhook,
 )
 from livemount.cli.output import stderr
@@ -101,6 +102,7 @@ COMMANDS: list[tuple[str, Callable[..., Any]]] = [
     ("drift", gitops.drift),
     ("validate", gitops.validate),
     ("schema", gitops.schema),
+    ("sizes", sizes.sizes),
     ("doctor", doctor.doctor),
 ]
 for _name, _function in COMMANDS:

@@ -58,6 +58,10 @@ class HostSpec(Frozen):
     """IPv4 address at which guests reach the iSCSI target and the boot server."""
     token_file: Path
     """Holds the API token; made by the caller."""
+    port: int | None = Field(default=None, ge=1, le=65535)
+    """Port of `address` at which the API is served over HTTPS; `None`: at its unix socket only."""
+    certificates: Path | None = None
+    """For `port`: folder with `server-cert.pem` and `server-key.pem`."""
     guest_tools: Path
     """What guest preparation puts into initrds (`python -m livemount.guest.tools FOLDER`)."""
     recall_quota: QuotaText = RECALL_QUOTA
@@ -191,6 +195,8 @@ def _play(spec: HostSpec, playbook: str) -> int:
         "live_mount_namespace": spec.namespace or "",
         "live_mount_address": spec.address,
         "live_mount_token_file": str(spec.token_file),
+        "live_mount_api_port": spec.port or 0,
+        "live_mount_api_certificates": str(spec.certificates or ""),
         "live_mount_guest_tools": str(spec.guest_tools),
         "live_mount_recall_quota": spec.recall_quota,
         "live_mount_keep_recall_stores": spec.keep_recall_stores,

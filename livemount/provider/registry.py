@@ -13,6 +13,9 @@ from livemount.core.errors import UnsupportedError
 from livemount.provider.resource import Resource, Values
 
 RESOURCES = {
+    "livemount:aws:HostCode": "host_code",
+    "livemount:aws:HostSecrets": "host_secrets",
+    "livemount:aws:ImageSnapshot": "image_snapshot",
     "livemount:index:EnvironmentFile": "environment_file",
     "livemount:index:HostConfiguration": "host_configuration",
     "livemount:index:MachineImage": "machine_image",

@@ -6,6 +6,8 @@ bytes, those of AWS of 512 KiB).
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import signal
@@ -36,6 +38,7 @@ class MotoStandIn:
             self.port: int = found.getsockname()[1]
         self.endpoint = f"http://127.0.0.1:{self.port}"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        environment["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"  # over a thousand, each with a snapshot
         words = [sys.executable, __file__, str(self.port), str(ebs_block)]
         self._process = subprocess.Popen(
             words, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -66,7 +69,7 @@ class MotoStandIn:
 
 
 def _serve(port: int, ebs_block: int) -> None:
-    from moto.ebs.models import EBSSnapshot
+    from moto.ebs.models import EBSBackend, EBSSnapshot
     from moto.ebs.responses import EBSResponse
     from moto.server import main
 
@@ -75,6 +78,37 @@ def _serve(port: int, ebs_block: int) -> None:
     def make_with_blocks(made: EBSSnapshot, *words: Any, **named: Any) -> None:
         make(made, *words, **named)
         made.block_size = ebs_block
+
+    start = EBSBackend.start_snapshot
+
+    def start_pending(backend: EBSBackend, *words: Any, **named: Any) -> EBSSnapshot:
+        """A snapshot is of no volume, and pending until it is completed."""
+        made = start(backend, *words, **named)
+        snapshot = backend.ec2_backend.snapshots[made.snapshot_id]
+        snapshot.status = "pending"
+        del backend.ec2_backend.volumes[snapshot.volume.id]
+        return made
+
+    complete = EBSResponse.complete_snapshot
+
+    def complete_checked(response: EBSResponse) -> Any:
+        """AWS compares number and checksums of the blocks."""
+        backend = response.ebs_backend
+        made = backend.snapshots[response._get_param("SnapshotId")]
+        whole = hashlib.sha256()
+        for _, block in sorted(made.blocks.items()):
+            data = block.block_data if isinstance(block.block_data, bytes) else block.block_data.encode("latin-1")
+            digest = hashlib.sha256(data).digest()
+            if len(data) != ebs_block or block.checksum != base64.b64encode(digest).decode():
+                return _error(400, "ValidationException", "INVALID_BLOCK")
+            whole.update(digest)
+        if response.headers.get("x-amz-ChangedBlocksCount") != str(len(made.blocks)):
+            return _error(400, "ValidationException", "INVALID_PARAMETER_VALUE")
+        if response.headers.get("x-amz-Checksum") != base64.b64encode(whole.digest()).decode():
+            return _error(400, "ValidationException", "INVALID_CHECKSUM")
+        made.blocks = dict(sorted(made.blocks.items()))  # it lists them as they came
+        backend.ec2_backend.snapshots[made.snapshot_id].status = "completed"
+        return complete(response)
 
     def refusal(response: EBSResponse) -> Answer | None:
         """What AWS says and moto does not: that a snapshot is unknown, that a token is not the block's."""
@@ -90,6 +124,9 @@ def _serve(port: int, ebs_block: int) -> None:
         return lambda response: refusal(response) or operation(response)
 
     EBSSnapshot.__init__ = make_with_blocks  # type: ignore[method-assign, assignment]
+    EBSBackend.start_snapshot = start_pending  # type: ignore[method-assign, assignment]
+    EBSResponse.complete_snapshot = complete_checked  # type: ignore[method-assign, assignment]
+    EBSResponse.put_snapshot_block = checked(EBSResponse.put_snapshot_block)  # type: ignore[method-assign, assignment]
     EBSResponse.list_snapshot_blocks = checked(EBSResponse.list_snapshot_blocks)  # type: ignore[method-assign, assignment]
     EBSResponse.get_snapshot_block = checked(EBSResponse.get_snapshot_block)  # type: ignore[method-assign, assignment]
     main(["--host", "127.0.0.1", "--port", str(port)])

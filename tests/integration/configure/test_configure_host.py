@@ -238,7 +238,7 @@ def test_units_for_systemd_are_sound(spec: HostSpec, tmp_path: Path) -> None:
     - ansible.builtin.include_vars: {{file: "{api.ROLES}/roles/{{{{ item }}}}/vars/main.yml"}}
       loop: [pseudo_disk, iscsi_target, boot_server, host_api, manager]
     - ansible.builtin.include_vars: {{file: "{api.ROLES}/roles/{{{{ item }}}}/defaults/main.yml"}}
-      loop: [common, pseudo_disk]
+      loop: [common, pseudo_disk, host_api]
     - ansible.builtin.template:
         src: "{api.ROLES}/roles/service/templates/unit.service.j2"
         dest: "{units}/{{{{ service.name }}}}.service"
@@ -252,6 +252,8 @@ def test_units_for_systemd_are_sound(spec: HostSpec, tmp_path: Path) -> None:
         "live_mount_namespace": "lm-local-host",
         "live_mount_address": "10.77.0.2",
         "live_mount_token_file": str(spec.token_file),
+        "live_mount_api_port": 8443,
+        "live_mount_api_certificates": "/etc/livemount",
         "live_mount_guest_tools": str(tmp_path),
         "live_mount_python": sys.executable,
     }
@@ -270,4 +272,6 @@ def test_units_for_systemd_are_sound(spec: HostSpec, tmp_path: Path) -> None:
     assert "--recall-quota 50%%\n" in text["driver"]
     assert "ProtectSystem" not in text["driver"]
     assert "NetworkNamespacePath=/run/netns/lm-local-host" in text["target"]
+    listening = "--listen 8443 --certificate /etc/livemount/server-cert.pem --key /etc/livemount/server-key.pem\n"
+    assert listening in text["api"]
     assert "ProtectSystem=strict" in text["target"]
