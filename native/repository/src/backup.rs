@@ -25,8 +25,8 @@ use crate::journal::{Journal, Known, Stored};
 use crate::packer::{Packer, write_index};
 use crate::parts::{Parts, SEGMENT, SEGMENT_FILE, segment_name};
 use crate::plan::{Plan, chunks_of, within};
-use crate::store::Area;
 use crate::repository::Repository;
+use crate::store::Area;
 use crate::workers;
 
 /// Length of a chunk. Of all images the same, so that copies share chunks.

@@ -7,14 +7,14 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use rustic_core::repofile::SnapshotFile;
 use rustic_core::Id;
+use rustic_core::repofile::SnapshotFile;
 
 use crate::error::{Error, Result};
 use crate::index::{BlobKind, Entry, Index};
 use crate::packer::{Packer, write_index};
-use crate::store::Area;
 use crate::repository::Repository;
+use crate::store::Area;
 use crate::workers;
 
 /// What a run did.

@@ -21,8 +21,8 @@ use crate::crypto::{hash, id_bytes};
 use crate::error::{Error, Kind, Result};
 use crate::index::{BlobKind, Entry, Index};
 use crate::parts::Parts;
-use crate::store::Area;
 use crate::repository::Repository;
+use crate::store::Area;
 use crate::workers;
 
 /// Bytes of chunks that are kept because only parts of them were read.

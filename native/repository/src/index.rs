@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::crypto::OVERHEAD;
 use crate::error::{Error, Result};
-use crate::store::Area;
 use crate::repository::Repository;
+use crate::store::Area;
 use crate::workers;
 
 /// How often the index is read when its files are replaced meanwhile.

@@ -9,8 +9,8 @@ use rustic_core::Id;
 use crate::crypto::{hash_parts, id_bytes};
 use crate::error::{Error, Kind, Result};
 use crate::index::{BlobKind, IndexBlob, IndexFile, IndexPack};
-use crate::store::Area;
 use crate::repository::Repository;
+use crate::store::Area;
 
 /// A pack is written when it has this many bytes.
 const PACK: usize = 32 << 20;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustic_core::repofile::{Metadata, Node, NodeType, SnapshotFile, Tree};
 use rustic_core::{
-    CheckOptions, ConfigOptions, Credentials, Id, KeyOptions, OpenStatus, ReadSubsetOption,
-    RepositoryBackends, RepositoryOptions,
+    CheckOptions, ConfigOptions, Credentials, Id, KeyOptions, OpenStatus, ReadSubsetOption, RepositoryBackends,
+    RepositoryOptions,
 };
 use serde::de::DeserializeOwned;
 

@@ -8,8 +8,8 @@ use rustic_core::repofile::SnapshotFile;
 use rustic_core::{Id, KeepOptions, LimitOption, PruneOptions};
 
 use crate::error::{Error, Kind, Result};
-use crate::store::Area;
 use crate::repository::{Repository, describe};
+use crate::store::Area;
 
 /// What becomes of a snapshot, and the rules that keep it.
 pub struct Verdict {
@@ -52,8 +52,9 @@ impl Repository {
 
     fn must_not_be_append_only(&self) -> Result<()> {
         if self.is_append_only() {
-            return Err(Error::new(Kind::Denied, format!("{} is append-only", describe(&*self.store)))
-                .hint("nothing that was written to it is ever removed; to end that, make a new one and `livemount copy`"));
+            return Err(Error::new(Kind::Denied, format!("{} is append-only", describe(&*self.store))).hint(
+                "nothing that was written to it is ever removed; to end that, make a new one and `livemount copy`",
+            ));
         }
         Ok(())
     }

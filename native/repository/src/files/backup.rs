@@ -28,8 +28,8 @@ use crate::crypto::hash;
 use crate::error::{Error, Kind, Result};
 use crate::index::{BlobKind, Index};
 use crate::packer::{Packer, write_index};
-use crate::store::Area;
 use crate::repository::Repository;
+use crate::store::Area;
 use crate::workers;
 
 /// The tree's name in its copy.

@@ -137,7 +137,9 @@ impl Azure {
         let code = code(&answer.body);
         let text = format!("{what}: Azure answers {} {code}", answer.status);
         match (answer.status, code) {
-            (404, "ContainerNotFound") => Error::new(Kind::NotFound, format!("there is no container for {}", self.place)),
+            (404, "ContainerNotFound") => {
+                Error::new(Kind::NotFound, format!("there is no container for {}", self.place))
+            }
             (404, _) => Error::new(Kind::NotFound, text),
             (409, "BlobArchived") => Error::new(Kind::Unsupported, text).hint("it is archived; rehydrate it first"),
             (409, "BlobImmutableDueToPolicy") => Error::new(Kind::Denied, text).hint("a policy keeps it as it is"),
@@ -186,7 +188,10 @@ impl Azure {
                 return Ok(found);
             }
             if next == marker {
-                return Err(Error::new(Kind::Unavailable, format!("{what}: Azure lists the same part again and again")));
+                return Err(Error::new(
+                    Kind::Unavailable,
+                    format!("{what}: Azure lists the same part again and again"),
+                ));
             }
             marker = next;
         }
@@ -263,8 +268,7 @@ impl Store for Azure {
             return Ok(Vec::new());
         }
         let what = self.locate(kind, id);
-        let ask =
-            self.signed(Ask { range: Some((offset, length)), ..self.blob(&what, Method::GET, kind, id) });
+        let ask = self.signed(Ask { range: Some((offset, length)), ..self.blob(&what, Method::GET, kind, id) });
         read(&self.http, self, kind, &ask, |what, answer| self.refused(what, answer))
     }
 

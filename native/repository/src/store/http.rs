@@ -110,7 +110,8 @@ pub struct Http {
 /// `https://HOST[:PORT]`; to this machine itself `http://`. Elsewhere nothing goes over a network in the clear, unless the
 /// password file has the line `PLAIN_HTTP=yes`.
 pub fn endpoint(place: &Place<'_>) -> Result<Url> {
-    let url = Url::parse(&format!("https://{}", place.authority)).map_err(|error| place.malformed(&error.to_string()))?;
+    let url =
+        Url::parse(&format!("https://{}", place.authority)).map_err(|error| place.malformed(&error.to_string()))?;
     let host = url.host_str().unwrap_or_default();
     let here = host == "localhost" || address(host).is_some_and(|address| address.is_loopback());
     let plain = match place.secrets.get("PLAIN_HTTP").map(String::as_str) {

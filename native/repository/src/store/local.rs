@@ -95,18 +95,13 @@ impl Store for Local {
             return Ok(found);
         }
         let top = if kind == Area::Note { self.notes() } else { self.directory(kind) };
-        let directories = if kind == Area::Pack {
-            (0..=255_u8).map(|n| top.join(format!("{n:02x}"))).collect()
-        } else {
-            vec![top]
-        };
+        let directories =
+            if kind == Area::Pack { (0..=255_u8).map(|n| top.join(format!("{n:02x}"))).collect() } else { vec![top] };
         for directory in directories {
             let entries = match fs::read_dir(&directory) {
                 Ok(entries) => entries,
                 // Packs: restic makes the sub-folders as they are needed. Notes: there are none yet.
-                Err(error)
-                    if matches!(kind, Area::Pack | Area::Note) && error.kind() == io::ErrorKind::NotFound =>
-                {
+                Err(error) if matches!(kind, Area::Pack | Area::Note) && error.kind() == io::ErrorKind::NotFound => {
                     continue;
                 }
                 Err(error) => return Err(self.read_error(&directory, &error)),
@@ -194,7 +189,8 @@ impl Store for Local {
         for entry in entries {
             let path = entry.map_err(fail)?.path();
             // Writers at the same time rename theirs, and clean up as well.
-            let gone = |error: io::Error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(fail(error)) };
+            let gone =
+                |error: io::Error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(fail(error)) };
             match fs::metadata(&path).and_then(|metadata| metadata.modified()) {
                 Ok(time) if now.duration_since(time).unwrap_or_default() > STALE => {
                     fs::remove_file(&path).or_else(gone)?;

@@ -73,7 +73,8 @@ type Done<T> = std::result::Result<T, Failure>;
 
 impl Sftp {
     pub fn new(place: &Place<'_>) -> Result<Self> {
-        let url = Url::parse(&format!("https://{}", place.authority)).map_err(|error| place.malformed(&error.to_string()))?;
+        let url =
+            Url::parse(&format!("https://{}", place.authority)).map_err(|error| place.malformed(&error.to_string()))?;
         if place.parts.is_empty() {
             return Err(place.malformed("it has no path").hint("restic+sftp://HOST[:PORT]/FOLDER/..."));
         }
@@ -145,8 +146,7 @@ impl Sftp {
     /// A session, and whether it was made now.
     fn session(&self) -> Result<(Session, bool)> {
         let pool = self.pool.lock().expect("no thread panics holding it");
-        let mut pool =
-            self.left.wait_while(pool, |pool| pool.busy >= SESSIONS).expect("no thread panics holding it");
+        let mut pool = self.left.wait_while(pool, |pool| pool.busy >= SESSIONS).expect("no thread panics holding it");
         pool.busy += 1;
         if let Some(session) = pool.idle.pop() {
             return Ok((session, false));
@@ -275,7 +275,8 @@ impl Sftp {
 
     /// Make folders, of which some may be there.
     fn make_folders(&self, session: &mut Session, paths: impl Iterator<Item = String>) -> Done<()> {
-        let requests = paths.map(|path| (Ask::MakeFolder, Body::default().text(path.as_bytes()).number(4).number(0o700)));
+        let requests =
+            paths.map(|path| (Ask::MakeFolder, Body::default().text(path.as_bytes()).number(4).number(0o700)));
         session.ask_all(requests.collect())?;
         Ok(())
     }
@@ -291,7 +292,8 @@ impl Store for Sftp {
     }
 
     fn create(&self) -> Result<()> {
-        let above = (1..self.root.len()).filter(|at| self.root.as_bytes()[*at] == b'/').map(|at| self.root[..at].to_owned());
+        let above =
+            (1..self.root.len()).filter(|at| self.root.as_bytes()[*at] == b'/').map(|at| self.root[..at].to_owned());
         let names = ["", "data", "index", "keys", "locks", "snapshots", "tmp", "livemount", "livemount/locks"];
         let packs = (0..=255_u8).map(|number| format!("data/{number:02x}"));
         self.with(|session| {

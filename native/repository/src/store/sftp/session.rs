@@ -175,11 +175,7 @@ impl Session {
         answers.into_iter().map(|answer| answer.ok_or_else(malformed)).collect()
     }
 
-    fn place_answer(
-        &mut self,
-        places: &mut HashMap<u32, usize>,
-        answers: &mut [Option<Answer>],
-    ) -> io::Result<()> {
+    fn place_answer(&mut self, places: &mut HashMap<u32, usize>, answers: &mut [Option<Answer>]) -> io::Result<()> {
         let packet = self.receive()?;
         let (id, answer) = parse(&packet)?;
         let place = places.remove(&id).ok_or_else(malformed)?;
