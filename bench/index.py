@@ -2,9 +2,9 @@
 
 The index is made up: as many chunks of 512 KiB as 10 TiB have, 64 of them a pack, none of which is there, in index
 files as ours, beside one true copy that is read. They are not compressed, for everyone alike. With the first tenth of
-it the peer is `restic ls` of the same copy, which reads the index too and little else; of the whole, on which restic
-takes minutes, it is ten times ours of a tenth. Peak is the largest resident size the process ever had; what a mount
-keeps is its share of memory (PSS) when it has read the copy.
+it the peer is `restic ls` of the same copy, which reads the index too and little else; of the whole, which
+took restic more than 88 s, it is ten times ours of a tenth. Peak is the largest resident size the process ever had;
+what a mount keeps is its share of memory (PSS) when it has read the copy.
 """
 
 from __future__ import annotations
