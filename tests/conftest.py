@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,12 @@ class Groups(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
         if not file.startswith("tests/end_to_end/"):
             return file
         return "life" if Path(file).stem in LIFE else "boots"
+
+
+def pytest_configure() -> None:
+    """What tests interrupt can be: a shell's job in the background, and all that it starts, ignores SIGINT."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Groups:

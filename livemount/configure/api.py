@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import re
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -102,11 +103,11 @@ def configure(spec: HostSpec) -> None:
 
     Raises `LivemountError` that names the failed task and its message.
     """
-    socket = spec.host.run / "supervisor.sock"
-    if len(os.fsencode(socket)) > SOCKET_PATH_LIMIT:
+    longest = spec.host.run / "supervisor.sock"
+    if len(os.fsencode(longest)) > SOCKET_PATH_LIMIT:
         raise UsageError(
-            f"the path {socket} is too long for a socket",
-            hint=f"LIVEMOUNT_HOME must be shorter by {len(os.fsencode(socket)) - SOCKET_PATH_LIMIT} bytes",
+            f"the path {longest} is too long for a socket",
+            hint=f"LIVEMOUNT_HOME must be shorter by {len(os.fsencode(longest)) - SOCKET_PATH_LIMIT} bytes",
         )
     _play(spec, "site.yml")
 
@@ -176,13 +177,16 @@ def _manager(spec: HostSpec) -> ServiceManager:
     return service_manager(spec.environment, spec.host.root)
 
 
-def _health(socket: Path) -> list[str]:
+def _health(path: Path) -> list[str]:
     try:
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), timeout=10) as client:
+        # httpx leaves the socket open when nobody listens.
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(path))
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), timeout=10) as client:
             answer = client.get("http://localhost/v1/health")
         health = Health.model_validate_json(answer.content)
-    except (httpx.HTTPError, ValidationError) as error:
-        return [f"the API at {socket} does not answer: {error}"]
+    except (OSError, httpx.HTTPError, ValidationError) as error:
+        return [f"the API at {path} does not answer: {error}"]
     return [] if health.ok else health.problems or ["the API says it is not well"]
 
 
