@@ -260,6 +260,10 @@ def test_a_host_with_running_programs_is_not_taken_away(site: Site) -> None:
     site.cloud.create_network(site.network)
     site.cloud.create_interface(site.host)
     with subprocess.Popen(["nsenter", f"--net=/run/netns/{site.host_namespace}", "sleep", "60"]) as sleeper:
+        deadline = time.monotonic() + 60
+        while Path(f"/proc/{sleeper.pid}/comm").read_text() != "sleep\n":  # it is in the namespace then
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         with pytest.raises(ConflictError, match=rf"still run: {sleeper.pid} \(sleep\)"):
             site.cloud.delete_interface("host")
         assert site.cloud.read_interface("host") is not None
