@@ -20,6 +20,7 @@ from livemount.cli.output import OutputFormat, bytes_text, print_json, stderr, s
 from livemount.core.errors import NotFoundError, UsageError
 from livemount.core.machine import NAME_PATTERN, Firmware, MachineDescription, is_name
 from livemount.core.settings import Settings
+from livemount.inside.describe import described
 from livemount.media.disks import Changes, DiskInput, source_uri
 from livemount.media.repository import Made, Repository, Wanted
 
@@ -80,7 +81,6 @@ def _make_files(
     """Copy the files of a folder, or of the system on an image."""
     # Imported late: only this needs the driver.
     from livemount.inside.api import opened
-    from livemount.inside.describe import described
 
     if isinstance(given.place, Path) and not given.place.is_file():
         return repository.make_files(given.place, name, described(machine, given), tell, tags)
@@ -100,8 +100,6 @@ def _make(
     wanted: Wanted,
 ) -> Made:
     """Copy disks, bytes as they are."""
-    from livemount.inside.describe import described
-
     if wanted.boot < len(inputs):
         machine = described(machine, inputs[wanted.boot])
     return repository.make(inputs, name, machine, tell, wanted)

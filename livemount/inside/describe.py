@@ -10,7 +10,6 @@ from livemount.core.machine import MachineDescription
 from livemount.guest.disk import EXT_MAGIC
 from livemount.guest.rooted import Root
 from livemount.guest.system import os_release
-from livemount.inside.api import opened
 from livemount.media.disks import DiskInput, source_uri
 
 MBR_SIGNATURE = b"\x55\xaa"
@@ -43,6 +42,9 @@ def system_of(given: DiskInput) -> str:
             return os_release(root) or ""
     if isinstance(given.place, Path) and not _may_have_one(given.place):
         return ""
+    # Imported late: only this needs the driver, and every command imports this module.
+    from livemount.inside.api import opened
+
     with opened(source_uri(given.place), given.password_file) as inside:
         return inside.system
 
