@@ -90,9 +90,7 @@ class Mounts:
         with self.lock(mount):
             record = self._admit(mount, request)
             try:
-                for source, holder in self.records.pins(mount, request):
-                    reason = f"the mount {mount} on {gethostname()}"
-                    self.driver.pin(source, holder, reason, request.password_file)
+                self._pin(mount, request, f"the mount {mount}")
                 if not record.prepared:
                     record = self._prepare_disk(mount, record)
                 self._export(mount, record)
@@ -126,6 +124,10 @@ class Mounts:
             self.records.write(mount, record)
             self.events.open(mount, self.records.folder(mount))
             return record
+
+    def _pin(self, mount: str, request: PseudoDiskRequest, whose: str) -> None:
+        for source, holder in self.records.pins(mount, request):
+            self.driver.pin(source, holder, f"{whose} on {gethostname()}", request.password_file)
 
     def _prepare_disk(self, mount: str, record: Record) -> Record:
         # A killed service may have left a half-prepared guest in the private store: begin with an empty one.
@@ -171,8 +173,7 @@ class Mounts:
             # Written first, as a mount's is: whatever a killed service leaves can be taken away by it.
             self.records.write(name, Record(request=asked, created=datetime.now(UTC), inspection=True))
             try:
-                for source, holder in self.records.pins(name, asked):
-                    self.driver.pin(source, holder, f"an inspection on {gethostname()}", asked.password_file)
+                self._pin(name, asked, "an inspection")
                 return self._inspect(name, asked)
             finally:
                 self._remove(name)
@@ -259,6 +260,9 @@ class Mounts:
         record = self.records.read(mount) if is_name(mount) else None
         if record is None:
             raise NotFoundError(f"there is no mount {mount!r} on this host")
+        return self._state(mount, record)
+
+    def _state(self, mount: str, record: Record) -> PseudoDisk:
         problems: list[str] = []
         sessions: list[Session] = []
         try:
@@ -307,10 +311,10 @@ class Mounts:
         found = []
         for mount in self.records.mounts():
             record = self.records.read(mount)
-            if record is not None and record.inspection:
+            if record is None or record.inspection:
                 continue
             try:
-                found.append(self.get(mount))
+                found.append(self._state(mount, record))
             except NotFoundError:
                 log.warning("mount %s has a record but no pseudo-disk", mount)
         return found
