@@ -49,7 +49,7 @@ def test_a_watch_tells_what_changed(tmp_path: Path) -> None:
 def test_a_terminal_sees_what_runs_and_a_catalog_that_is_away_ends_no_watch(tmp_path: Path) -> None:
     with open_catalog(Settings(home=tmp_path)) as catalog:
         catalog.begin(JobKind.PRUNE, "/r", policy="nightly")
-    console = Console(width=120)
+    console = Console(width=1000)  # the path of the test is in what is shown: it must not be wrapped
 
     def shown(settings: Settings) -> str:
         with console.capture() as capture:
